@@ -1,0 +1,410 @@
+"""Files in, files out. SimpleITK reads and writes images and masks; markups, tables and latents have their own forms.
+
+Every reader raises `UserError` with one sentence that names the file and the remedy. Every writer writes beside the
+target and renames, so that a file is whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from medgen import markups
+from medgen.case import Affine, Class, Image, Latent, Mask, Matrix, Plot, Segment, Table
+from medgen.errors import UserError
+from medgen.method import Kind, Role
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+_RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Slicer's own default for files whose segments overlap in a label map: what stands later covers what stands earlier.
+OVERLAP_RULE = "where segments overlap, the one listed later wins"
+
+
+def extension(path: Path) -> str:
+    """The file's ending as MedGen knows it, lower case: ".nii.gz", ".seg.nrrd", ".mrk.json" or the last suffix."""
+    name = path.name.lower()
+    return next((e for e in (".nii.gz", ".seg.nrrd", ".mrk.json") if name.endswith(e)), path.suffix.lower())
+
+
+# --- writing whole or not at all ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not."""
+    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == 28 or "no space" in str(error).lower():
+            raise UserError(f"There is no space left to write {path}; free some disk space and start again.") from None
+        if isinstance(error, OSError):
+            raise UserError(f"{path} cannot be written ({error.strerror}); choose another output folder.") from None
+        if partial.parent.is_dir() and "rite" in str(error):  # SimpleITK reports every failed write as a RuntimeError
+            raise UserError(
+                f"{path} could not be written; check the free space and that its folder can be written to."
+            ) from None
+        raise
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+# --- images and masks ---------------------------------------------------------------------------------------------
+
+
+def read_itk(path: Path) -> sitk.Image:
+    """The file, or the one DICOM series of a folder, as SimpleITK gives it."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; check the path.")
+    try:
+        if path.is_dir():
+            return _read_series(path)
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise UserError(
+                f"{path} has sheared axes, which cannot be kept; resample it to a grid with right angles first."
+            ) from None
+        raise UserError(
+            f"{path} cannot be read as an image (damaged, truncated or of an unknown form); export it again as NIfTI or NRRD."
+        ) from None
+    return image
+
+
+def _read_series(folder: Path) -> sitk.Image:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise UserError(f"Folder {folder} holds no DICOM series; name an image file or a folder with one series.")
+    if len(series) > 1:
+        raise UserError(
+            f"Folder {folder} holds {len(series)} DICOM series; put the one to use into a folder of its own."
+        )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return reader.Execute()
+
+
+def _squeezed(image: sitk.Image, path: Path) -> sitk.Image:
+    """Without trailing axes of one sample; UserError when more than three axes are left."""
+    while image.GetDimension() > 3:
+        size = image.GetSize()
+        if size[-1] != 1:
+            raise UserError(f"{path} has {len(size)} axes ({' x '.join(map(str, size))}); give one 3D frame of it.")
+        image = image[tuple(slice(None) for _ in size[:-1]) + (0,)]
+    return image
+
+
+def affine_of(image: sitk.Image) -> Affine:
+    """4x4 voxel index -> RAS mm of a 2D or 3D SimpleITK image (2D pictures lie in the plane z = 0)."""
+    n = image.GetDimension()
+    affine = np.eye(4)
+    affine[:n, :n] = np.array(image.GetDirection()).reshape(n, n) * np.array(image.GetSpacing())
+    affine[:n, 3] = image.GetOrigin()
+    return _RAS_LPS @ affine
+
+
+def set_geometry(image: sitk.Image, affine: Affine) -> None:
+    """Give a SimpleITK image the spacing, direction and origin of an affine to RAS mm."""
+    n = image.GetDimension()
+    lps = (_RAS_LPS @ affine)[:n]
+    spacing = np.linalg.norm(lps[:, :n], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:, :n] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:, 3].tolist())
+
+
+def _checked_affine(image: sitk.Image, path: Path) -> Affine:
+    affine = affine_of(image)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+        raise UserError(
+            f"{path} has no usable geometry (a spacing of zero or not a number); set its spacing and export it again."
+        )
+    return affine
+
+
+def read_image(path: Path, role: Role | None = None) -> Image:
+    """An image file (or DICOM folder) as float32 (C, i, j[, k]); a one-slice volume counts as 2D where 2D is asked."""
+    image = _squeezed(read_itk(path), path)
+    affine = _checked_affine(image, path)
+    array = sitk.GetArrayFromImage(image)
+    components = image.GetNumberOfComponentsPerPixel()
+    array = array[..., None] if components == 1 else array
+    if components == 4:  # an opacity channel carries no tissue
+        array = array[..., :3]
+    axes = image.GetDimension()
+    data = torch.from_numpy(np.ascontiguousarray(array.transpose(axes, *range(axes - 1, -1, -1)), dtype=np.float32))
+    if role is not None:
+        data = _fit_dimensions(data, role, path)
+    return Image(data, affine, name=_stem(path), units=role.units if role else None, colour=components in (3, 4))
+
+
+def _fit_dimensions(data: torch.Tensor, role: Role, path: Path) -> torch.Tensor:
+    flat = data.ndim == 3 or data.shape[-1] == 1
+    if role.dims == "3D" and flat:
+        raise UserError(f"{path} is a 2D picture, but role “{role.name}” needs a 3D volume; choose a volume.")
+    if role.dims == "2D" and not flat:
+        raise UserError(
+            f"{path} is a 3D volume, but role “{role.name}” needs a 2D picture; choose a picture or a single slice."
+        )
+    return data[..., 0] if role.dims == "2D" and data.ndim == 4 else data
+
+
+def write_image(image: Image, path: Path) -> None:
+    """Write by the path's ending. Pictures are 8-bit: values are rounded and clipped to 0..255."""
+    array = image.data.detach().cpu().numpy()
+    array = array.transpose(*range(array.ndim - 1, 0, -1), 0)
+    if extension(path) in PICTURES:
+        array = np.clip(np.rint(array), 0, 255).astype(np.uint8)
+    vector = array.shape[-1] > 1
+    result = sitk.GetImageFromArray(np.ascontiguousarray(array if vector else array[..., 0]), isVector=vector)
+    set_geometry(result, image.affine)
+    with written_whole(path) as partial:
+        sitk.WriteImage(result, str(partial), useCompression=extension(path) == ".nii.gz")
+
+
+def read_mask(path: Path, role: Role | None = None, log: Callable[[str], None] = lambda message: None) -> Mask:
+    """A label image or a Slicer .seg.nrrd; overlapping segments become one label map by `OVERLAP_RULE`, and are counted in the log."""
+    image = _squeezed(read_itk(path), path)
+    affine = _checked_affine(image, path)
+    axes = image.GetDimension()
+    array = sitk.GetArrayFromImage(image)
+    layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array
+    layers = layers.transpose(axes, *range(axes - 1, -1, -1))
+    if not np.issubdtype(layers.dtype, np.integer):
+        if not np.array_equal(layers, np.rint(layers)):
+            raise UserError(f"{path} holds fractions, not labels; choose a segmentation or a label map.")
+        layers = layers.astype(np.int32)
+    keys = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
+    segments, data = _merge_layers(layers, keys, path, log)
+    data = torch.from_numpy(np.ascontiguousarray(data))
+    if role is not None:
+        data = _fit_dimensions(data[None], role, path)[0]
+    return Mask(data, affine, segments, name=_stem(path))
+
+
+def _merge_layers(
+    layers: np.ndarray, keys: dict[str, str], path: Path, log: Callable[[str], None]
+) -> tuple[list[Segment], np.ndarray]:
+    """One int16 label map and its segments from the layers of a .seg.nrrd (or a plain label map)."""
+    if "Segment0_LabelValue" not in keys:
+        values = [int(value) for value in np.unique(layers[0]) if value]
+        if len(layers) > 1:
+            raise UserError(f"{path} is a colour picture, not a label map; choose a segmentation.")
+        if values and (min(values) < 0 or max(values) > 32767):
+            raise UserError(f"{path} has labels outside 1..32767; renumber them.")
+        return [Segment(value, f"label_{value}", colour_of(value)) for value in values], layers[0].astype(np.int16)
+    merged = np.zeros(layers.shape[1:], np.int16)
+    segments: list[Segment] = []
+    covered = 0
+    for index in range(10_000):
+        if f"Segment{index}_LabelValue" not in keys:
+            break
+        layer = int(keys.get(f"Segment{index}_Layer", 0))
+        inside = layers[layer] == int(keys[f"Segment{index}_LabelValue"])
+        covered += int((inside & (merged > 0)).sum())
+        merged[inside] = index + 1
+        colour = tuple(float(part) for part in keys.get(f"Segment{index}_Color", "").split()) or colour_of(index + 1)
+        tags = dict(part.split(":", 1) for part in keys.get(f"Segment{index}_Tags", "").split("|") if ":" in part)
+        name = keys.get(f"Segment{index}_Name", f"Segment_{index + 1}")
+        segments.append(Segment(index + 1, name, colour[:3], tags.get("TerminologyEntry")))  # type: ignore[arg-type]
+    if covered:
+        log(f"{path.name}: {covered} voxels belong to more than one segment; {OVERLAP_RULE}.")
+    return segments, merged
+
+
+def write_mask(mask: Mask, path: Path) -> None:
+    """Write labels by the path's ending; a .seg.nrrd carries names, colours and terminology for Slicer."""
+    result = sitk.GetImageFromArray(np.ascontiguousarray(mask.data.cpu().numpy().astype(np.int16).T))
+    set_geometry(result, mask.affine)
+    if extension(path) == ".seg.nrrd":
+        result.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")
+        result.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
+        extent = " ".join(f"0 {size - 1}" for size in result.GetSize())
+        for index, segment in enumerate(mask.segments):
+            entries = {
+                "ID": f"Segment_{index + 1}",
+                "Name": segment.name,
+                "NameAutoGenerated": "0",
+                "Color": " ".join(f"{part:.6g}" for part in segment.colour),
+                "ColorAutoGenerated": "0",
+                "LabelValue": str(segment.value),
+                "Layer": "0",
+                "Extent": extent,
+                "Tags": f"TerminologyEntry:{segment.terminology}|" if segment.terminology else "|",
+            }
+            for key, value in entries.items():
+                result.SetMetaData(f"Segment{index}_{key}", value)
+    with written_whole(path) as partial:
+        sitk.WriteImage(result, str(partial), useCompression=True)
+
+
+def colour_of(value: int) -> tuple[float, float, float]:
+    """A colour for a label that has none: evenly spread hues, the same for the same value every time."""
+    import colorsys
+
+    return colorsys.hsv_to_rgb((value * 0.61803398875) % 1.0, 0.65, 0.95)
+
+
+# --- tables, matrices, latents ------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A CSV's rows as dictionaries; UserError when it cannot be read or has no header."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; check the path.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [{str(k).strip(): (v or "").strip() for k, v in row.items() if k is not None} for row in reader]
+    except (UnicodeDecodeError, csv.Error, OSError):
+        raise UserError(f"{path} is not a readable CSV table; save it as CSV in UTF-8.") from None
+    if not reader.fieldnames:
+        raise UserError(f"{path} is empty; its first line must name the columns.")
+    return rows
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write dictionaries as CSV; the columns are those of all rows in order of appearance."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_table(path: Path) -> Table:
+    rows = read_rows(path)
+    return Table({key: [row.get(key, "") for row in rows] for key in (rows[0] if rows else {})}, name=_stem(path))
+
+
+def _write_table(table: Table, path: Path) -> None:
+    count = len(next(iter(table.columns.values()), []))
+    write_rows([{key: column[row] for key, column in table.columns.items()} for row in range(count)], path)
+
+
+def _read_matrix(path: Path) -> Matrix:
+    rows = read_rows(path)
+    regions = list(rows[0])[1:] if rows else []
+    try:
+        values = np.array([[float(row[name]) for name in regions] for row in rows])
+    except ValueError as error:
+        raise UserError(f"{path} has an entry that is not a number ({error}); mend the table.") from None
+    if values.ndim != 2 or values.shape[0] != values.shape[1]:
+        raise UserError(f"{path} is not a square matrix with a first column of names and a header; mend the table.")
+    return Matrix(values, regions, name=_stem(path))
+
+
+def _write_matrix(matrix: Matrix, path: Path) -> None:
+    write_rows(
+        [
+            {"region": a, **dict(zip(matrix.regions, row, strict=True))}
+            for a, row in zip(matrix.regions, matrix.values.tolist(), strict=True)
+        ],
+        path,
+    )
+
+
+def _write_plot(plot: Plot, path: Path) -> None:
+    _write_table(Table({plot.x_label or "x": plot.x, **plot.series}), path)
+
+
+def _read_latent(path: Path) -> Latent:
+    from safetensors.torch import load_file
+
+    try:
+        return Latent(load_file(path), name=_stem(path))
+    except Exception:
+        raise UserError(f"{path} is not a latent that MedGen wrote (.safetensors); choose another file.") from None
+
+
+def _write_latent(latent: Latent, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with written_whole(path) as partial:
+        save_file({key: value.detach().cpu().contiguous() for key, value in latent.tensors.items()}, partial)
+
+
+def _write_class(value: Class, path: Path) -> None:
+    with written_whole(path) as partial:
+        partial.write_text(value.label + "\n", encoding="utf-8")
+
+
+# --- by kind ------------------------------------------------------------------------------------------------------
+
+_MARKUPS = (Kind.POINTS, Kind.LINE, Kind.CURVE, Kind.PLANE, Kind.BOX, Kind.SPHERE)
+ENDINGS = {
+    Kind.IMAGE: ".nii.gz",
+    Kind.MASK: ".seg.nrrd",
+    **dict.fromkeys(_MARKUPS, ".mrk.json"),
+    Kind.MATRIX: ".csv",
+    Kind.TABLE: ".csv",
+    Kind.PLOT: ".csv",
+    Kind.CLASS: ".txt",
+    Kind.LATENT: ".safetensors",
+    Kind.MODEL: "",
+    Kind.COHORT: "",
+}
+
+
+def read(text: str | Path, role: Role, log: Callable[[str], None] = lambda message: None) -> list[Any]:
+    """What a file holds for a role: one value, or several where a markups file has several."""
+    path = Path(text)
+    if role.kind is Kind.CLASS:
+        return [Class(path.read_text("utf-8").strip() if path.suffix == ".txt" and path.is_file() else str(text))]
+    if role.kind is Kind.IMAGE:
+        return [read_image(path, role)]
+    if role.kind is Kind.MASK:
+        return [read_mask(path, role, log)]
+    if role.kind in _MARKUPS:
+        return markups.read(path, role)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; check the path.")
+    readers: dict[Kind, Callable[[Path], Any]] = {
+        Kind.MATRIX: _read_matrix,
+        Kind.TABLE: _read_table,
+        Kind.LATENT: _read_latent,
+    }
+    if role.kind not in readers:
+        raise UserError(f"Role “{role.name}” takes a {role.kind.value.lower()}, which cannot be given as a file.")
+    return [readers[role.kind](path)]
+
+
+def write(value: Any, kind: Kind, path: Path) -> None:
+    """Write one value of a kind (or a list of markups) to a path, whole or not at all."""
+    if kind in _MARKUPS:
+        with written_whole(path) as partial:
+            markups.write(value, kind, partial)
+        return
+    writers: dict[Kind, Callable[[Any, Path], None]] = {
+        Kind.IMAGE: write_image,
+        Kind.MASK: write_mask,
+        Kind.MATRIX: _write_matrix,
+        Kind.TABLE: _write_table,
+        Kind.PLOT: _write_plot,
+        Kind.CLASS: _write_class,
+        Kind.LATENT: _write_latent,
+    }
+    writers[kind](value, path)
+
+
+def _stem(path: Path) -> str:
+    ending = extension(path)
+    return path.name[: -len(ending)] if ending else path.name

@@ -1,0 +1,133 @@
+"""Slicer's .mrk.json: points, lines, curves, planes, boxes (ROI) and spheres, in RAS millimetres on our side.
+
+The form was read off files that slicer-core 5.12 writes. `slicerio` reads points only, so all six live here. Files
+may be in LPS (Slicer's default) or RAS; orientation matrices are row-major with the object's axes as columns.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.case import Box, Curve, Line, Plane, Points, Sphere
+from medgen.errors import UserError
+from medgen.method import Kind, Role
+
+_FLIP = np.array([-1.0, -1.0, 1.0])
+_TYPES = {
+    "Fiducial": Kind.POINTS,
+    "Line": Kind.LINE,
+    "Curve": Kind.CURVE,
+    "ClosedCurve": Kind.CURVE,
+    "Plane": Kind.PLANE,
+    "ROI": Kind.BOX,
+}
+
+
+def read(path: Path, role: Role) -> list[Any]:
+    """The markups of a file that fit a role's kind; a ROI serves as a sphere of its half mean size too."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; check the path.")
+    try:
+        items = json.loads(path.read_text("utf-8"))["markups"]
+        values = [_parse(item, role.kind) for item in items if _fits(item, role.kind)]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise UserError(
+            f"{path} is not a readable Slicer markups file; save it again from Slicer as .mrk.json."
+        ) from None
+    if not values:
+        found = ", ".join(sorted({str(item.get("type")) for item in items})) or "nothing"
+        raise UserError(
+            f"{path} holds {found}, but role “{role.name}” needs a {role.kind.value.lower()}; choose another file."
+        )
+    return values
+
+
+def _fits(item: dict[str, Any], kind: Kind) -> bool:
+    found = _TYPES.get(item["type"])
+    return found is kind or (kind is Kind.SPHERE and found is Kind.BOX)
+
+
+def _parse(item: dict[str, Any], kind: Kind) -> Any:
+    flip = _FLIP if item.get("coordinateSystem", "LPS") in ("LPS", "0") else np.ones(3)
+    name = str(item.get("name", ""))
+    if kind in (Kind.PLANE, Kind.BOX, Kind.SPHERE):
+        centre = np.array(item["center"], float) * flip
+        axes = flip[:, None] * np.array(item["orientation"], float).reshape(3, 3)
+        if kind is Kind.PLANE:
+            return Plane(centre, axes, name)
+        size = np.array(item["size"], float)
+        confidence = _confidence(item.get("controlPoints") or [{}])
+        if kind is Kind.BOX:
+            return Box(centre, axes, size, name, None if np.isnan(confidence[0]) else float(confidence[0]))
+        return Sphere(centre, float(size.mean() / 2), name)
+    points = item.get("controlPoints", [])
+    positions = np.full((len(points), 3), np.nan)
+    for row, point in enumerate(points):
+        if point.get("positionStatus", "defined") == "defined" and len(point["position"]) == 3:
+            positions[row] = np.array(point["position"], float) * flip
+    names = [str(point.get("label", "")) for point in points]
+    confidence = _confidence(points)
+    known = None if np.isnan(confidence).all() else confidence
+    if kind is Kind.CURVE:
+        return Curve(positions, names, known, name, closed=item["type"] == "ClosedCurve")
+    return (Line if kind is Kind.LINE else Points)(positions, names, known, name)
+
+
+def _confidence(points: list[dict[str, Any]]) -> np.ndarray:
+    """What `_control_points` wrote into the descriptions; NaN where there is none."""
+    result = np.full(len(points), np.nan)
+    for row, point in enumerate(points):
+        text = str(point.get("description", ""))
+        if text.startswith("confidence "):
+            result[row] = float(text.removeprefix("confidence "))
+    return result
+
+
+def write(value: Any, kind: Kind, path: Path) -> None:
+    """Write one markup, or a list of them, in LPS as Slicer does."""
+    values = value if isinstance(value, list) else [value]
+    path.write_text(json.dumps({"markups": [_form(item, kind) for item in values]}, indent=1), encoding="utf-8")
+
+
+def _form(item: Any, kind: Kind) -> dict[str, Any]:
+    form: dict[str, Any] = {"name": item.name, "coordinateSystem": "LPS", "coordinateUnits": "mm", "locked": False}
+    if isinstance(item, Points):
+        types = {Kind.POINTS: "Fiducial", Kind.LINE: "Line", Kind.CURVE: "Curve"}
+        closed = isinstance(item, Curve) and item.closed
+        return {**form, "type": "ClosedCurve" if closed else types[kind], "controlPoints": _control_points(item)}
+    centre = item.origin if isinstance(item, Plane) else item.centre
+    axes = np.eye(3) if isinstance(item, Sphere) else item.axes
+    anchor = Points(np.asarray(centre, float)[None], [item.name], None, "")
+    if isinstance(item, Box) and item.confidence is not None:
+        anchor.confidence = np.array([item.confidence])
+    form |= {
+        "center": (np.asarray(centre) * _FLIP).tolist(),
+        "orientation": (_FLIP[:, None] * axes).ravel().tolist(),
+        "controlPoints": _control_points(anchor),
+    }
+    if isinstance(item, Plane):
+        return {
+            **form,
+            "type": "Plane",
+            "planeType": "pointNormal",
+            "sizeMode": "auto",
+            "normal": (_FLIP * item.axes[:, 2]).tolist(),
+        }
+    size = [2 * item.radius] * 3 if isinstance(item, Sphere) else np.asarray(item.size).tolist()
+    return {**form, "type": "ROI", "roiType": "Box", "size": size}
+
+
+def _control_points(points: Points) -> list[dict[str, Any]]:
+    result = []
+    for row, found in enumerate(points.found):
+        point: dict[str, Any] = {"id": str(row + 1), "label": points.names[row]}
+        if points.confidence is not None and np.isfinite(points.confidence[row]):
+            point["description"] = f"confidence {points.confidence[row]:.6g}"
+        point["position"] = (points.positions[row] * _FLIP).tolist() if found else ""
+        point["positionStatus"] = "defined" if found else "undefined"
+        result.append(point)
+    return result

@@ -1,0 +1,282 @@
+"""What a method is: declarations that everything else reads, and the operations that do the work.
+
+A method is one class in one file. Its class attributes are written to `catalog.json` by `medgen methods --write`,
+and the panel, `medgen methods`, `medgen card` and the messages to the user are made from that file alone.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from medgen.errors import UserError
+
+if TYPE_CHECKING:
+    from medgen.bundle import Model
+    from medgen.case import Case
+    from medgen.jobs import Run
+
+TIERS = ("smoke", "demo", "paper")
+MODULES = ("MedGenSynthesis", "MedGenSegmentation", "MedGenLandmarks")
+GROUPS = {
+    "MedGenSynthesis": ("Translate", "Generate", "Edit", "Augment", "Evaluate"),
+    "MedGenSegmentation": ("Segment", "Learn from weak labels", "Adapt", "Curate"),
+    "MedGenLandmarks": ("Points", "Boxes"),
+}
+
+
+class Kind(str, enum.Enum):
+    """What a role holds; `COHORT` is a set of cases written as files and a cohort.csv."""
+
+    IMAGE = "Image"
+    MASK = "Mask"
+    POINTS = "Points"
+    LINE = "Line"
+    CURVE = "Curve"
+    PLANE = "Plane"
+    BOX = "Box"
+    SPHERE = "Sphere"
+    MATRIX = "Matrix"
+    CLASS = "Class"
+    TABLE = "Table"
+    PLOT = "Plot"
+    LATENT = "Latent"
+    MODEL = "Model"
+    COHORT = "Cohort"
+
+
+class Config(BaseModel):
+    """Settings of one operation; every field has a description, a range and the paper's value where it gives one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One named thing that goes into an operation or comes out of it.
+
+    `reference` marks the input whose grid the others are resampled to and outputs lie on (the first Image, else the
+    first Mask, when none is marked). `same_grid` forbids that resampling: another grid is then an error.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    dims: Literal["2D", "3D", "either"] = "3D"
+    modality: str | None = None
+    units: str | None = None
+    many: bool = False
+    optional: bool = False
+    same_grid: bool = False
+    reference: bool = False
+    may_be_empty: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A named set of rows in a collection: which roles its rows carry, and whether rows belong to tasks or domains."""
+
+    name: str
+    roles: tuple[Role, ...]
+    help: str = ""
+    optional: bool = False
+    needs: tuple[str, ...] = ()  # reserved columns that every row must fill: "task", "domain", "labelled"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of what comes out when nothing goes in: voxels along i, j, k and their size in mm."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing a method does. Its implementation is the method's function of the same name (`-` as `_`).
+
+    scope "case": function(case, config, run, model) -> Case; "set": function(cases, …) -> Case;
+    "collection": function(collection, config, run, model) -> Case; "nothing": function(config, run, model) -> Case.
+    A role of kind MODEL among the outputs holds a `medgen.bundle.Model`.
+    """
+
+    name: str
+    title: str
+    help: str
+    config: type[Config]
+    scope: Literal["case", "set", "collection", "nothing"] = "case"
+    inputs: tuple[Role, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    outputs: tuple[Role, ...] = ()
+    needs_model: bool = False
+    grid: Grid | None = None
+    tiers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def configure(self, tier: str | None, settings: dict[str, Any]) -> Config:
+        """The operation's Config at a tier with single settings changed.
+
+        Raises UserError naming the key for an unknown key or a value out of range.
+        """
+        if tier and self.tiers and tier not in self.tiers:
+            raise UserError(f"Tier “{tier}” is not known to “{self.name}”; choose one of {', '.join(self.tiers)}.")
+        for key in settings:
+            if key not in self.config.model_fields:
+                known = ", ".join(self.config.model_fields) or "none"
+                raise UserError(f"Setting “{key}” is not known to “{self.name}”; its settings are: {known}.")
+        values = {**(self.tiers.get(tier, {}) if tier else {}), **settings}
+        try:
+            return self.config(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "the combination of settings"
+            raise UserError(
+                f"Setting “{key}” = {first.get('input')!r} is not possible: {first['msg'].lower()}; "
+                "mend it and start again."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take on this machine: seconds, bytes of memory and of disk, and sentences worth knowing."""
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+class Method(ABC):
+    """Base of every method. Subclasses fill the attributes and write one function an operation."""
+
+    slug: ClassVar[str]
+    title: ClassVar[str]
+    sentence: ClassVar[str]
+    citation: ClassVar[str]
+    url: ClassVar[str]
+    module: ClassVar[str]
+    group: ClassVar[str]
+    operations: ClassVar[tuple[Operation, ...]]
+    phantoms: ClassVar[tuple[str, ...]] = ()
+    carries_patient_data: ClassVar[bool] = False
+    needs: ClassVar[str] = ""  # one sentence: what a user must bring
+    limits: ClassVar[str] = ""  # one sentence: where it fails
+
+    def operation(self, name: str) -> Operation:
+        """The declared operation of that name; UserError lists the names when there is none."""
+        for operation in self.operations:
+            if operation.name == name:
+                return operation
+        names = ", ".join(operation.name for operation in self.operations)
+        raise UserError(f"“{self.slug}” has no operation “{name}”; it has: {names}.")
+
+    def estimate(self, operation: Operation, cases: list[Case], config: Config, run: Run) -> Estimate:
+        """Time, memory and disk of a run over these prepared cases; methods override this with measured figures."""
+        voxels = sum(case.voxels() for case in cases)
+        return Estimate(seconds=1.0 + voxels * 1e-6, memory_bytes=voxels * 16 + 2**29, disk_bytes=voxels * 8)
+
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        """The paper's own measures of one result against its reference; empty when the method has none."""
+        return {}
+
+    def perform(self, operation: Operation, given: Any, config: Config, run: Run, model: Model | None) -> Case:
+        """Call the function that implements the operation."""
+        function = getattr(self, operation.name.replace("-", "_"))
+        return function(config, run, model) if operation.scope == "nothing" else function(given, config, run, model)
+
+
+# --- declarations as data: what catalog.json holds ----------------------------------------------------------------
+
+
+def describe(method: type[Method]) -> dict[str, Any]:
+    """A method's declarations as JSON-able data."""
+    if method.module not in MODULES or method.group not in GROUPS[method.module]:
+        raise ValueError(f"{method.slug}: module {method.module!r}, group {method.group!r} are not a pair we know")
+    return {
+        "slug": method.slug,
+        "title": method.title,
+        "sentence": method.sentence,
+        "citation": method.citation,
+        "url": method.url,
+        "module": method.module,
+        "group": method.group,
+        "needs": method.needs,
+        "limits": method.limits,
+        "phantoms": list(method.phantoms),
+        "carries_patient_data": method.carries_patient_data,
+        "implementation": f"{method.__module__}:{method.__qualname__}",
+        "operations": [_describe_operation(method, operation) for operation in method.operations],
+    }
+
+
+def _describe_operation(method: type[Method], operation: Operation) -> dict[str, Any]:
+    if not callable(getattr(method, operation.name.replace("-", "_"), None)):
+        raise ValueError(f"{method.slug}: operation {operation.name!r} has no function")
+    return {
+        "name": operation.name,
+        "title": operation.title,
+        "help": operation.help,
+        "scope": operation.scope,
+        "needs_model": operation.needs_model,
+        "inputs": [_describe_role(role) for role in operation.inputs],
+        "pools": [
+            {
+                "name": pool.name,
+                "help": pool.help,
+                "optional": pool.optional,
+                "needs": list(pool.needs),
+                "roles": [_describe_role(role) for role in pool.roles],
+            }
+            for pool in operation.pools
+        ],
+        "outputs": [_describe_role(role) for role in operation.outputs],
+        "grid": None
+        if operation.grid is None
+        else {"shape": list(operation.grid.shape), "spacing": list(operation.grid.spacing)},
+        "tiers": operation.tiers,
+        "settings": [_describe_field(name, info) for name, info in operation.config.model_fields.items()],
+    }
+
+
+def _describe_role(role: Role) -> dict[str, Any]:
+    return {
+        "name": role.name,
+        "kind": role.kind.value,
+        "help": role.help,
+        "dims": role.dims,
+        "modality": role.modality,
+        "units": role.units,
+        "many": role.many,
+        "optional": role.optional,
+        "same_grid": role.same_grid,
+        "reference": role.reference,
+    }
+
+
+def _describe_field(name: str, info: FieldInfo) -> dict[str, Any]:
+    """A setting as a panel needs it: type, default, limits, choices, unit, the paper's value."""
+    if not info.description:
+        raise ValueError(f"setting {name!r} has no description")
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    result: dict[str, Any] = {"name": name, "help": info.description, "default": info.default, **extra}
+    result["type"], choices = _field_type(info.annotation)
+    if choices:
+        result["choices"] = choices
+    for limit in info.metadata:
+        for key, ours in (("ge", "minimum"), ("le", "maximum"), ("gt", "above"), ("lt", "below")):
+            if getattr(limit, key, None) is not None:
+                result[ours] = getattr(limit, key)
+    return result
+
+
+def _field_type(annotation: Any) -> tuple[str, list[Any]]:
+    if get_origin(annotation) is Literal:
+        return "choice", list(get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return "choice", [item.value for item in annotation]
+    names = {bool: "boolean", int: "integer", float: "number", str: "text"}
+    return names.get(annotation, "json"), []
