@@ -143,9 +143,7 @@ def plane_frame(origin: np.ndarray, normal: np.ndarray) -> PlaneFrame:
     return PlaneFrame(np.asarray(origin, dtype=np.float64) + 0.0, u + 0.0, v + 0.0, unit + 0.0)
 
 
-def plane_in_grid(
-    origin: np.ndarray, normal: np.ndarray, affine: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def plane_in_grid(origin: np.ndarray, normal: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A plane given in RAS mm -> its origin (3,) and unit normal (3,) in grid mm of the volume with that affine.
 
     Rounded to 1e-6 mm, so that the rounding errors of a flipped volume's affine do not reach what is computed from

@@ -93,6 +93,13 @@ def write(value: Any, kind: Kind, path: Path) -> None:
     path.write_text(json.dumps({"markups": [_form(item, kind) for item in values]}, indent=1), encoding="utf-8")
 
 
+def as_json(value: Any) -> dict[str, Any]:
+    """One markup, or a list of them, as the content of a .mrk.json file."""
+    values = value if isinstance(value, list) else [value]
+    kinds = {Points: Kind.POINTS, Line: Kind.LINE, Curve: Kind.CURVE}
+    return {"markups": [_form(item, kinds.get(type(item), Kind.PLANE)) for item in values]}
+
+
 def _form(item: Any, kind: Kind) -> dict[str, Any]:
     form: dict[str, Any] = {"name": item.name, "coordinateSystem": "LPS", "coordinateUnits": "mm", "locked": False}
     if isinstance(item, Points):

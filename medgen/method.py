@@ -142,12 +142,17 @@ class Operation:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take on this machine: seconds, bytes of memory and of disk, and sentences worth knowing."""
+    """What a run will take on this machine: seconds, bytes of memory and of disk, and sentences worth knowing.
+
+    suggested: values for optional roles that were left out and that the method would infer (role name -> value or
+    list); a panel shows them and lets the user confirm them before the run (annotated planes, for one).
+    """
 
     seconds: float
     memory_bytes: int
     disk_bytes: int
     notes: tuple[str, ...] = ()
+    suggested: dict[str, Any] = field(default_factory=dict)
 
 
 class Method(ABC):

@@ -1,0 +1,537 @@
+"""The command line: the same verbs for every method, made from the declarations in catalog.json.
+
+argparse rather than typer, because `methods`, `card`, `models list` and `doctor` must answer before any package is
+installed (the panel asks them), and one parser is less than two. Nothing heavy is imported before a verb needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgen import __version__, catalog, models
+from medgen.errors import DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
+
+if TYPE_CHECKING:
+    from medgen.bundle import Model
+    from medgen.jobs import Run
+    from medgen.method import Config, Method, Operation
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors are the user's: one sentence, exit code 2."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see medgen {self.prog.partition(' ')[2]} --help.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    speak: Callable[[dict[str, Any]], None] = _emitter("json" if _wants_json(arguments) else "none")
+    try:
+        args = _parser().parse_args(arguments)
+        return int(args.verb(args) or DONE)
+    except MedGenError as error:
+        speak({"event": "error", "message": str(error), "code": error.exit_code})
+        print(f"medgen: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("medgen: cancelled.", file=sys.stderr)
+        return 4
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        if error.errno != 28:
+            return _our_fault(error, speak)
+        message = "There is no space left on the disk; free some and start again."
+        speak({"event": "error", "message": message, "code": USER_FAULT})
+        print(f"medgen: {message}", file=sys.stderr)
+        return USER_FAULT
+    except Exception as error:
+        return _our_fault(error, speak)
+
+
+def _our_fault(error: BaseException, speak: Callable[[dict[str, Any]], None]) -> int:
+    import traceback
+
+    traceback.print_exc()
+    message = f"MedGen failed through its own fault ({type(error).__name__}: {error}); please report this with the log."
+    speak({"event": "error", "message": message, "code": OUR_FAULT})
+    print(f"medgen: {message}", file=sys.stderr)
+    return OUR_FAULT
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    return "--progress=json" in arguments or ["--progress", "json"] in [
+        arguments[i : i + 2] for i in range(len(arguments))
+    ]
+
+
+# --- the parser ---------------------------------------------------------------------------------------------------
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="medgen", description="Synthesise, segment and mark medical images. Research use only.")
+    parser.add_argument("--version", action="version", version=f"medgen {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
+
+    def verb(name: str, function: Callable[[argparse.Namespace], int | None], help: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help, description=help)
+        sub.set_defaults(verb=function)
+        return sub
+
+    sub = verb("methods", _methods, "List the methods.")
+    sub.add_argument("--json", action="store_true", help="the whole catalog as JSON")
+    sub.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
+    sub = verb("card", _card, "What a method does, needs and comes from.")
+    sub.add_argument("slug")
+    sub = verb("phantom", _phantom, "Make synthetic patients to try a method on.")
+    sub.add_argument("slug", help="a method, or a phantom's name")
+    sub.add_argument("-n", type=int, default=1, help="how many (default 1)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
+    sub = verb("train", _train, "Train a method on a cohort.")
+    sub.add_argument("slug")
+    sub.add_argument("cohort", type=Path, metavar="COHORT.csv")
+    _add_run_options(sub)
+    sub.add_argument("--resume", action="store_true", help="go on where an interrupted training stood")
+    sub = verb("apply", _apply, "Apply a trained model (or a method that needs none) to one case.")
+    sub.add_argument("model", metavar="MODEL|SLUG")
+    _add_inputs(sub)
+    _add_run_options(sub)
+    sub = verb("run", _run, "Run any operation of a method.")
+    sub.add_argument("slug")
+    sub.add_argument("operation")
+    sub.add_argument("--model")
+    sub.add_argument("--cohort", type=Path, metavar="COHORT.csv")
+    _add_inputs(sub)
+    _add_run_options(sub)
+    sub.add_argument("--resume", action="store_true", help="go on where an interrupted run stood")
+    sub = verb("check", _check, "Check inputs and estimate time, memory and disk without running.")
+    sub.add_argument("target", metavar="SLUG|MODEL")
+    sub.add_argument("cohort", type=Path, nargs="?", metavar="COHORT.csv")
+    sub.add_argument("--operation")
+    _add_inputs(sub)
+    _add_run_options(sub, output=False)
+    sub = verb("evaluate", _evaluate, "Measure a model on a cohort with references.")
+    sub.add_argument("model", metavar="MODEL|SLUG")
+    sub.add_argument("cohort", type=Path, metavar="COHORT.csv")
+    sub.add_argument("--operation", default="apply")
+    sub.add_argument("--json", action="store_true")
+    _add_run_options(sub, output=False)
+    sub = verb("models", _models, "The trained models of this user.")
+    sub.add_argument("action", choices=["list", "import", "verify", "remove", "card"])
+    sub.add_argument("model", nargs="?", help="a model's name or path")
+    sub.add_argument("--name", help="the name to import under")
+    sub.add_argument("--json", action="store_true")
+    sub = verb("demo", _demo, "Try a method on a synthetic patient: train, apply, measure, picture.")
+    sub.add_argument("slug", nargs="?", default="multiplanar-unet")
+    sub.add_argument("-o", "--output", type=Path, default=Path("medgen-demo"), metavar="DIR")
+    _add_run_options(sub, output=False)
+    sub = verb("doctor", _doctor, "Examine the installation.")
+    sub.add_argument("--json", action="store_true")
+    return parser
+
+
+def _add_inputs(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "-i", "--input", action="append", default=[], metavar="ROLE=PATH", help="an input; repeat for more"
+    )
+
+
+def _add_run_options(sub: argparse.ArgumentParser, output: bool = True) -> None:
+    if output:
+        sub.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder or file to write")
+        sub.add_argument("--overwrite", action="store_true", help="allow an existing output to be replaced")
+    sub.add_argument("--tier", help="preset: smoke, demo or paper")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeat for more"
+    )
+    sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    sub.add_argument("--precision", default="auto", choices=["auto", "32", "bf16"])
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--progress", choices=["auto", "json", "none"], default="auto")
+    sub.add_argument("--parent", action="store_true", help=argparse.SUPPRESS)
+
+
+# --- speaking -----------------------------------------------------------------------------------------------------
+
+
+def _emitter(form: str) -> Callable[[dict[str, Any]], None]:
+    """How a run's events reach whoever started it: JSON lines, a progress bar on a terminal, or plain lines."""
+    if form == "json":
+        return lambda event: print(json.dumps(event, ensure_ascii=False), flush=True)
+    if form == "none":
+        return lambda event: None
+    if sys.stderr.isatty():
+        return _bar()
+    return lambda event: print(event["message"], file=sys.stderr, flush=True) if event["event"] == "log" else None
+
+
+def _bar() -> Callable[[dict[str, Any]], None]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "log":
+            bar.console.print(event["message"], markup=False, highlight=False)
+        if event["event"] != "progress":
+            return
+        if not tasks:
+            bar.start()
+        if event["stage"] not in tasks:
+            tasks[event["stage"]] = bar.add_task(event["stage"], total=event["total"], left="")
+        left = event["seconds_left"]
+        text = "" if left is None else f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
+        bar.update(tasks[event["stage"]], completed=event["done"], left=text)
+        if event["done"] >= event["total"]:
+            bar.stop()
+            tasks.clear()
+
+    return emit
+
+
+def _make_run(args: argparse.Namespace, folder: Path) -> Run:
+    import signal
+
+    from medgen.jobs import Run, obey_parent
+
+    run = Run(
+        folder,
+        device=args.device,
+        seed=args.seed,
+        precision=args.precision,
+        resume=getattr(args, "resume", False),
+        emit=_emitter(args.progress),
+    )
+    if args.parent:
+        obey_parent(run)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: run.cancel())
+    return run
+
+
+def _say_done(run: Run, written: list[tuple[str, Path]], args: argparse.Namespace) -> None:
+    run.emit({"event": "done", "folder": str(args.output.resolve())})
+    if args.progress != "json":
+        for role, path in written:
+            print(f"{role}: {path}")
+
+
+# --- arguments into things ----------------------------------------------------------------------------------------
+
+
+def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(
+                f"“{text}” after {option} is not of the form NAME=VALUE; write for example {option} image=scan.nii.gz."
+            )
+        pairs.append((key.strip(), value))
+    return pairs
+
+
+def _files(args: argparse.Namespace) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for role, path in _pairs(args.input, "-i"):
+        files.setdefault(role, []).append(path)
+    return files
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    settings = {}
+    for key, text in _pairs(args.set, "--set"):
+        try:
+            settings[key] = json.loads(text)
+        except ValueError:
+            settings[key] = text
+    return settings
+
+
+def _target(name: str, operation: str | None, default: str) -> tuple[Method, Operation, Model | None]:
+    """A method (by slug) or a trained model (by name or path), and the operation meant."""
+    if name in catalog.entries() and not (Path(name) / "medgen.json").exists():
+        method = catalog.load(name)
+        return method, method.operation(operation or default), None
+    if not os.path.exists(name) and not (models.folder() / name).exists() and os.sep not in name:
+        catalog.entry(name)  # says which slug is near
+    from medgen import bundle
+
+    model = bundle.load(models.resolve(name))
+    method = catalog.load(model.slug)
+    return method, method.operation(operation or "apply"), model
+
+
+def _model(name: str | None, method: Method) -> Model | None:
+    from medgen import bundle
+
+    return None if name is None else bundle.load(models.resolve(name), expect=method.slug)
+
+
+def _config(operation: Operation, args: argparse.Namespace, default_tier: str = "demo") -> Config:
+    tier = args.tier or (default_tier if operation.tiers else None)
+    return operation.configure(tier, _settings(args))
+
+
+# --- verbs --------------------------------------------------------------------------------------------------------
+
+
+def _methods(args: argparse.Namespace) -> None:
+    if args.write:
+        catalog.PATH.write_text(catalog.build(), encoding="utf-8")
+    entries = catalog.entries()
+    if args.json:
+        print(json.dumps(list(entries.values()), indent=1, ensure_ascii=False))
+        return
+    for entry in entries.values():
+        print(f"{entry['slug']:<26} {entry['module'].removeprefix('MedGen'):<13} {entry['sentence']}")
+
+
+def _card(args: argparse.Namespace) -> None:
+    entry = catalog.entry(args.slug)
+    print(f"{entry['title']} ({entry['slug']})\n{entry['sentence']}\n")
+    print(f"Paper:  {entry['citation']}\n        {entry['url']}")
+    for key in ("needs", "limits"):
+        if entry[key]:
+            print(f"{key.capitalize() + ':':<8}{entry[key]}")
+    if entry["carries_patient_data"]:
+        print("Note:   its models carry a reference image: treat them as patient data.")
+    print("Research use only. Not for clinical use.\n")
+    for operation in entry["operations"]:
+        print(f"{operation['name']}: {operation['help']}")
+        for pool in operation["pools"]:
+            print(f"  pool {pool['name']}{' (optional)' if pool['optional'] else ''}: {pool['help']}")
+            _print_roles(pool["roles"], "    column")
+        _print_roles(operation["inputs"], "  in ")
+        _print_roles(operation["outputs"], "  out")
+        for setting in operation["settings"]:
+            paper = f", paper {setting['paper']}" if "paper" in setting else ""
+            unit = f" {setting['unit']}" if setting.get("unit") else ""
+            print(f"  --set {setting['name']}={setting['default']}{unit}: {setting['help']}{paper}")
+
+
+def _print_roles(roles: list[dict[str, Any]], before: str) -> None:
+    for role in roles:
+        words = [role["modality"], role["dims"] if role["kind"] in ("Image", "Mask") else None, role["kind"]]
+        notes = [word for word in ("optional", "many") if role[word]]
+        print(
+            f"{before} {role['name']}: {' '.join(w for w in words if w)}{' (' + ', '.join(notes) + ')' if notes else ''}: {role['help']}"
+        )
+
+
+def _phantom(args: argparse.Namespace) -> None:
+    from medgen import phantoms
+
+    names = catalog.entry(args.slug)["phantoms"] if args.slug in catalog.entries() else [args.slug]
+    if not names or names[0] not in phantoms.PHANTOMS:
+        raise UserError(f"There is no phantom for “{args.slug}”; the phantoms are: {', '.join(phantoms.PHANTOMS)}.")
+    if args.n < 1:
+        raise UserError(f"-n {args.n} is not possible; ask for one patient or more.")
+    print(phantoms.write(phantoms.PHANTOMS[names[0]], args.n, args.seed, args.output))
+
+
+def _train(args: argparse.Namespace) -> None:
+    method = catalog.load(args.slug)
+    _operate(args, method, method.operation("train"), None, cohort=args.cohort)
+
+
+def _apply(args: argparse.Namespace) -> None:
+    method, operation, model = _target(args.model, None, "apply")
+    _operate(args, method, operation, model)
+
+
+def _run(args: argparse.Namespace) -> None:
+    method = catalog.load(args.slug)
+    _operate(args, method, method.operation(args.operation), _model(args.model, method), cohort=args.cohort)
+
+
+def _operate(
+    args: argparse.Namespace, method: Method, operation: Operation, model: Model | None, cohort: Path | None = None
+) -> None:
+    from medgen import execute
+
+    config = _config(operation, args)
+    files = _files(args)
+    cases = [files] if operation.scope != "set" else _one_case_a_file(files)
+    keeps = operation.scope in ("collection", "nothing")
+    with tempfile.TemporaryDirectory(prefix="medgen-", ignore_cleanup_errors=True) as scratch:
+        folder = args.output.with_name(args.output.name + ".training") if keeps else Path(scratch)
+        run = _make_run(args, folder)
+        if keeps:
+            _remember(run, method, operation, config, cohort)
+        written = execute.perform(
+            method,
+            operation,
+            config,
+            run,
+            args.output,
+            files=cases,
+            collection=cohort,
+            model=model,
+            overwrite=args.overwrite,
+        )
+        if keeps:
+            import shutil
+
+            shutil.rmtree(folder, ignore_errors=True)
+        _say_done(run, written, args)
+
+
+def _one_case_a_file(files: dict[str, list[str]]) -> list[dict[str, list[str]]]:
+    count = max((len(paths) for paths in files.values()), default=0)
+    for role, paths in files.items():
+        if len(paths) != count:
+            raise UserError(
+                f"Role “{role}” has {len(paths)} files where another has {count}; give every role once a case."
+            )
+    return [{role: [paths[index]] for role, paths in files.items()} for index in range(count)]
+
+
+def _remember(run: Run, method: Method, operation: Operation, config: Config, cohort: Path | None) -> None:
+    """Note in the run's folder what it is a run of; a resume of something else is the user's mistake."""
+    job = {
+        "method": method.slug,
+        "operation": operation.name,
+        "config": config.model_dump(mode="json"),
+        "seed": run.seed,
+        "cohort": None if cohort is None else str(cohort.resolve()),
+    }
+    file = run.folder / "job.json"
+    if run.resume and file.exists():
+        before = json.loads(file.read_text("utf-8"))
+        changed = [key for key in job if before.get(key) != job[key]]
+        if changed:
+            raise UserError(
+                f"{run.folder} is a run with another {' and '.join(changed)}; resume with the same, or start anew without --resume."
+            )
+        return
+    if not run.resume and run.folder.exists():
+        import shutil
+
+        shutil.rmtree(run.folder)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(job), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"Output folder {run.folder.parent} cannot be written to ({error.strerror}); choose another."
+        ) from None
+
+
+def _check(args: argparse.Namespace) -> None:
+    from medgen import execute, markups
+
+    method, operation, model = _target(args.target, args.operation, "train" if args.cohort else "apply")
+    config = _config(operation, args)
+    with tempfile.TemporaryDirectory(prefix="medgen-") as scratch:
+        run = _make_run(args, Path(scratch))
+        result = execute.estimate(method, operation, config, run, files=[_files(args)], collection=args.cohort)
+        notes = list(result.notes)
+        if model is not None and model.patient_data:
+            notes.append("This model carries patient data (a reference image); do not pass it on without consent.")
+        run.emit(
+            {
+                "event": "estimate",
+                "seconds": round(result.seconds, 1),
+                "memory_bytes": result.memory_bytes,
+                "disk_bytes": result.disk_bytes,
+                "notes": notes,
+                "suggested": {name: markups.as_json(value) for name, value in result.suggested.items()},
+            }
+        )
+        run.emit({"event": "done", "folder": ""})
+    if args.progress != "json":
+        print(f"{operation.title}: the inputs are fit for it.")
+        print(
+            f"Time about {_duration(result.seconds)} on {run.device}, memory about {result.memory_bytes / 2**30:.1f} GB, disk about {result.disk_bytes / 2**20:.0f} MB."
+        )
+        for note in notes:
+            print(f"- {note}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from medgen import execute
+
+    method, operation, model = _target(args.model, args.operation, args.operation)
+    if operation.needs_model and model is None:
+        raise UserError(f"“{args.model}” must be trained before it is evaluated; name a model that medgen train wrote.")
+    with tempfile.TemporaryDirectory(prefix="medgen-") as scratch:
+        run = _make_run(args, Path(scratch))
+        results = execute.evaluate(method, model, args.cohort, _config(operation, args), run, operation.name)
+    mean = execute.summary(results)
+    if args.json:
+        print(json.dumps({"model": args.model, "cases": results, "mean": mean}, indent=1))
+        return
+    for row in results:
+        print("  ".join(f"{key} {value:.4f}" if isinstance(value, float) else str(value) for key, value in row.items()))
+    print("mean  " + "  ".join(f"{key} {value:.4f}" for key, value in mean.items()))
+
+
+def _models(args: argparse.Namespace) -> None:
+    if args.action == "list":
+        found = models.listed()
+        if args.json:
+            print(json.dumps(found, indent=1))
+        for record in [] if args.json else found:
+            print(
+                f"{Path(record['folder']).name:<24} {record['slug']:<24} {record['bytes'] / 2**20:7.1f} MB  {record.get('created', '')}  {record['digest'][:12]}"
+            )
+        if not found and not args.json:
+            print(f"No models yet in {models.folder()}.")
+        return
+    if not args.model:
+        raise UserError(f"medgen models {args.action} needs a model; name it.")
+    if args.action == "import":
+        print(models.import_model(Path(args.model), args.name))
+        return
+    if args.action == "remove":
+        print(f"removed {models.remove(args.model)}")
+        return
+    from medgen import bundle
+
+    folder = models.resolve(args.model)
+    model = bundle.load(folder)
+    if args.action == "verify":
+        print(f"{folder} is whole: {model.slug}, digest {model.digest}")
+    else:
+        print(bundle.card(bundle.read_record(folder)))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from medgen import demo
+
+    began = time.time()
+    run = _make_run(args, args.output)
+    for line in demo.run(args.slug, args.output, run, args.tier or "demo", _settings(args)):
+        print(line, flush=True)
+    print(f"Done in {_duration(time.time() - began)}. Everything is in {args.output}.")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from medgen import doctor
+
+    report = doctor.examine()
+    print(json.dumps(report, indent=1) if args.json else doctor.text(report))

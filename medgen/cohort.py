@@ -1,0 +1,168 @@
+"""Tables of cases. A cohort is a CSV whose columns are role names plus the reserved ones below; a collection is several
+named pools of such rows, either one plain CSV (one pool) or a `collection.json`: {"pools": {"NAME": "FILE.csv", …}}.
+
+Paths in a CSV are relative to it; a role that takes many files separates them by `;`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen import io
+from medgen.errors import UserError
+from medgen.method import Kind, Operation, Pool, Role
+
+RESERVED = ("subject", "split", "domain", "task", "labelled")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Row:
+    """One case of a cohort: files by role name (absolute paths, or the text itself for a class) and reserved columns."""
+
+    files: dict[str, list[str]]
+    subject: str
+    split: str = ""
+    domain: str = ""
+    task: str = ""
+    labelled: bool = True
+    label: str = ""  # "cohort.csv, line 3", for messages
+
+    def columns(self) -> dict[str, str]:
+        """The reserved columns that say something."""
+        texts = {"subject": self.subject, "split": self.split, "domain": self.domain, "task": self.task}
+        return {**{k: v for k, v in texts.items() if v}, **({} if self.labelled else {"labelled": "no"})}
+
+
+@dataclass
+class Collection:
+    """Rows by pool name, and the roles each pool's rows carry."""
+
+    pools: dict[str, list[Row]]
+    declared: dict[str, Pool]
+    path: Path
+    loaded: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    def rows(self, pool: str | None = None, split: str | None = None) -> list[Row]:
+        """The rows of a pool (default: the first), all or those of one split."""
+        name = pool or next(iter(self.declared))
+        return [row for row in self.pools.get(name, []) if split is None or row.split == split]
+
+    def tasks(self, pool: str | None = None) -> list[str]:
+        """The tasks of a pool's rows, in order of appearance."""
+        return list(dict.fromkeys(row.task for row in self.rows(pool)))
+
+
+def read_collection(path: Path, operation: Operation) -> Collection:
+    """Read a CSV or a collection.json for an operation and check it whole: pools, columns, cells, files, splits.
+
+    Raises UserError naming file, line and column.
+    """
+    declared = {pool.name: pool for pool in operation.pools}
+    if path.is_dir() and (path / "collection.json").exists():
+        path = path / "collection.json"
+    if path.suffix.lower() == ".json":
+        files = _pool_files(path, declared)
+    else:
+        required = [pool for pool in operation.pools if not pool.optional] or list(operation.pools)
+        if len(required) > 1:
+            names = ", ".join(pool.name for pool in required)
+            raise UserError(
+                f"“{operation.name}” needs the pools {names}; name a collection.json that gives a CSV for each."
+            )
+        files = {required[0].name: path}
+    pools = {name: read_pool(file, declared[name]) for name, file in files.items()}
+    for name, pool in declared.items():
+        if not pool.optional and not pools.get(name):
+            raise UserError(f"{path} has no rows for pool “{name}”; add them.")
+    return Collection(pools, declared, path)
+
+
+def _pool_files(path: Path, declared: dict[str, Pool]) -> dict[str, Path]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; check the path.")
+    try:
+        named = {
+            str(name): path.parent / str(file) for name, file in json.loads(path.read_text("utf-8"))["pools"].items()
+        }
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f'{path} is not a collection; write {{"pools": {{"NAME": "FILE.csv"}}}}.') from None
+    for name in named:
+        if name not in declared:
+            raise UserError(f"{path} names pool “{name}”, which is not known; the pools are: {', '.join(declared)}.")
+    return named
+
+
+def read_pool(path: Path, pool: Pool) -> list[Row]:
+    raw = io.read_rows(path)
+    roles = {role.name: role for role in pool.roles}
+    columns = set(raw[0]) if raw else set()
+    for role in pool.roles:
+        if not role.optional and raw and role.name not in columns:
+            has = ", ".join(sorted(columns))
+            raise UserError(f"{path} has no column “{role.name}” (it has: {has}); add it or rename a column.")
+    rows = [_read_row(cells, roles, pool, path, line) for line, cells in enumerate(raw, start=2)]
+    splits: dict[str, str] = {}
+    for row in rows:
+        if row.split and splits.setdefault(row.subject, row.split) != row.split:
+            raise UserError(
+                f"{row.label}: subject “{row.subject}” stands in split “{row.split}” and in “{splits[row.subject]}”; "
+                "keep every subject in one split."
+            )
+    return rows
+
+
+def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: Path, line: int) -> Row:
+    label = f"{path.name}, line {line}"
+    files: dict[str, list[str]] = {}
+    for name, role in roles.items():
+        text = cells.get(name, "")
+        if not text:
+            if role.optional or cells.get("labelled", "") in ("no", "0", "false"):
+                continue
+            raise UserError(f"{label}: column “{name}” is empty; fill it in or remove the row.")
+        if role.kind is Kind.CLASS:
+            files[name] = [text]
+            continue
+        parts = text.split(";") if role.many else [text]
+        files[name] = [str((path.parent / part.strip()).resolve()) for part in parts if part.strip()]
+        for file in files[name]:
+            if not Path(file).exists():
+                raise UserError(f"{label}: {file} (column “{name}”) does not exist; correct the path.")
+    for column in pool.needs:
+        if not cells.get(column):
+            raise UserError(f"{label}: column “{column}” is empty, but pool “{pool.name}” needs it; fill it in.")
+    split = cells.get("split", "")
+    if split and split not in SPLITS:
+        raise UserError(f"{label}: split “{split}” is not known; use {', '.join(SPLITS)} or leave it empty.")
+    return Row(
+        files,
+        subject=cells.get("subject") or f"row{line}",
+        split=split,
+        domain=cells.get("domain", ""),
+        task=cells.get("task", ""),
+        labelled=cells.get("labelled", "yes").lower() not in ("no", "0", "false"),
+        label=label,
+    )
+
+
+def split_subjects(rows: list[Row], seed: int, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)) -> None:
+    """Give every row without a split one of train, validation, test by seeded chance, whole subjects at a time.
+
+    The counts are the fractions of the subjects without a split, rounded; a validation or test share above 0 gets at
+    least one subject as soon as there are enough to leave one for training.
+    """
+    subjects = sorted({row.subject for row in rows if not row.split})
+    np.random.default_rng(seed).shuffle(subjects)
+    shares = [round(fraction * len(subjects)) for fraction in fractions[1:]]
+    for index, fraction in enumerate(fractions[1:]):
+        if fraction > 0 and shares[index] == 0 and len(subjects) > 1 + sum(shares):
+            shares[index] = 1
+    named = dict(zip(subjects, ["validation"] * shares[0] + ["test"] * shares[1], strict=False))
+    for row in rows:
+        row.split = row.split or named.get(row.subject, "train")

@@ -1,0 +1,326 @@
+"""One operation from files to files: what the command line calls, and what a script may call in its own process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medgen import __version__, bundle, cohort, io, prepare
+from medgen.bundle import Model
+from medgen.case import Case, Cohort
+from medgen.errors import OutOfMemory, UserError
+from medgen.jobs import Run
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+
+Files = dict[str, list[str]]
+
+
+# --- training and other operations --------------------------------------------------------------------------------
+
+
+def perform(
+    method: Method,
+    operation: Operation,
+    config: Config,
+    run: Run,
+    out: Path,
+    *,
+    files: list[Files] | None = None,
+    collection: Path | None = None,
+    model: Model | None = None,
+    overwrite: bool = False,
+) -> list[tuple[str, Path]]:
+    """Run an operation and write what it gives; (role, path) of every output.
+
+    files: one dictionary of role -> paths for scope "case", several for "set". collection: a cohort CSV or
+    collection.json for scope "collection". out: a folder, or a file name where one role comes out.
+    Raises UserError when the input is at fault; then nothing has been written.
+    """
+    if operation.needs_model and model is None:
+        raise UserError(
+            f"“{operation.name}” needs a trained model; name one, or train one with medgen train {method.slug}."
+        )
+    targets = Targets(operation, out, overwrite)
+    began = time.time()
+    torch.manual_seed(run.seed)
+    given: Any = None
+    prepared: prepare.Prepared | None = None
+    used: Files = {}
+    if operation.scope == "collection":
+        if collection is None:
+            raise UserError(f"“{operation.name}” works on a cohort; name a CSV file or a collection.json.")
+        given = cohort.read_collection(collection, operation)
+        used = {"collection": [str(collection)]}
+    elif operation.scope != "nothing":
+        cases = [prepare.load_case(one, operation.inputs, run.log) for one in (files or [{}])]
+        if operation.scope == "case" and len(cases) != 1:
+            raise UserError(f"“{operation.name}” works on one case; give its files once.")
+        given = cases[0] if operation.scope == "case" else cases
+        prepared = cases[0] if operation.scope == "case" else None
+        used = {role: paths for one in (files or []) for role, paths in one.items()}
+    result = within_memory(lambda: method.perform(operation, given, config, run, model))
+    if prepared is not None:
+        result = prepare.finish_case(result, prepared)
+    run.check_cancelled()
+    record = provenance(method, operation, config, run, used, model, time.time() - began)
+    return targets.write(result, record, run)
+
+
+def within_memory(work: Callable[[], Any]) -> Any:
+    """Call `work`; a failed allocation of the GPU or the machine becomes `OutOfMemory`."""
+    try:
+        return work()
+    except (torch.OutOfMemoryError, MemoryError):
+        pass
+    except RuntimeError as error:
+        if "not enough memory" not in str(error) and "out of memory" not in str(error):
+            raise
+    raise OutOfMemory("There was not enough memory; choose a smaller tier, smaller windows or another device.")
+
+
+# --- outputs ------------------------------------------------------------------------------------------------------
+
+
+class Targets:
+    """Where an operation's outputs go, checked before the work begins: writable, and nothing overwritten unasked."""
+
+    def __init__(self, operation: Operation, out: Path, overwrite: bool) -> None:
+        self.operation = operation
+        self.out = out
+        roles = operation.outputs
+        single = len(roles) == 1 and not roles[0].many
+        as_named = single and (bool(io.extension(out)) or roles[0].kind in (Kind.MODEL, Kind.COHORT))
+        self.paths = {role.name: out if as_named else out / _file_name(role) for role in roles}
+        self.overwrite = overwrite
+        for path in self.paths.values():
+            if path.exists() and not overwrite:
+                raise UserError(f"{path} exists already; choose another output or allow it with --overwrite.")
+        self._check_writable(out.parent if as_named else out)
+
+    def _check_writable(self, folder: Path) -> None:
+        new = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            if new:
+                folder.rmdir()
+        except OSError as error:
+            raise UserError(
+                f"Output folder {folder} cannot be written to ({error.strerror}); choose another."
+            ) from None
+
+    def write(self, result: Case, record: dict[str, Any], run: Run) -> list[tuple[str, Path]]:
+        """Write every output into a folder beside the target, then move them all into place."""
+        anchor = self.out.parent
+        anchor.mkdir(parents=True, exist_ok=True)
+        written: list[tuple[str, Path]] = []
+        try:
+            staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=anchor))
+        except OSError as error:
+            raise UserError(
+                f"Output folder {anchor} cannot be written to ({error.strerror}); choose another."
+            ) from None
+        try:
+            moves = []
+            for role in self.operation.outputs:
+                if role.name not in result:
+                    if role.optional:
+                        continue
+                    raise RuntimeError(f"{self.operation.name} gave nothing for role {role.name}")
+                target = self.paths[role.name]
+                moves += _stage(result[role.name], role, target, staging, record)
+            for staged, target in moves:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_dir() and self.overwrite:
+                    shutil.rmtree(target)
+                staged.replace(target)
+            written = [(role.name, self.paths[role.name]) for role in self.operation.outputs if role.name in result]
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        for name, path in written:
+            run.emit({"event": "output", "role": name, "path": str(path.resolve())})
+        return written
+
+
+def _file_name(role: Role) -> str:
+    return role.name if role.many and role.kind is not Kind.BOX else role.name + io.ENDINGS[role.kind]
+
+
+def _stage(value: Any, role: Role, target: Path, staging: Path, record: dict[str, Any]) -> list[tuple[Path, Path]]:
+    """Write one role's value under `staging`; the moves that bring it to `target`."""
+    staged = staging / role.name / target.name
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    beside = staged.with_name(staged.name + ".provenance.json")
+    if role.kind is Kind.MODEL:
+        bundle.save(value, staged)
+        _write_record(staged / "provenance.json", record)
+        return [(staged, target)]
+    if role.kind is Kind.COHORT:
+        _write_cohort(value, staged, record)
+        return [(staged, target)]
+    if role.many and role.kind is not Kind.BOX:
+        for index, item in enumerate(value):
+            io.write(item, role.kind, staged / f"{role.name}_{index + 1:03d}{io.ENDINGS[role.kind]}")
+        _write_record(staged / "provenance.json", record)
+        return [(staged, target)]
+    io.write(value, role.kind, staged)
+    _write_record(beside, record)
+    return [(staged, target), (beside, target.with_name(beside.name))]
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_cohort(value: Cohort, folder: Path, record: dict[str, Any]) -> None:
+    """Each case's values as files in the folder, and the cohort.csv that names them."""
+    kinds = {"Image": Kind.IMAGE, "Mask": Kind.MASK, "Points": Kind.POINTS, "Matrix": Kind.MATRIX, "Class": Kind.CLASS}
+    folder.mkdir(parents=True)
+    rows = []
+    for index, case in enumerate(value.cases):
+        row = dict(value.columns[index]) if index < len(value.columns) else {"subject": f"case{index + 1}"}
+        for role, item in case.values.items():
+            kind = kinds[type(item).__name__]
+            if kind is Kind.CLASS:
+                row[role] = item.label
+                continue
+            name = f"case{index + 1:04d}_{role}{io.ENDINGS[kind]}"
+            io.write(item, kind, folder / name)
+            row[role] = name
+        rows.append(row)
+    io.write_rows(rows, folder / "cohort.csv")
+    _write_record(folder / "provenance.json", record)
+
+
+# --- provenance ---------------------------------------------------------------------------------------------------
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files in order of name."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def provenance(
+    method: Method, operation: Operation, config: Config, run: Run, used: Files, model: Model | None, seconds: float
+) -> dict[str, Any]:
+    """What made an output: enough to make it again. File names without their folders, which may name a patient."""
+    return {
+        "method": method.slug,
+        "operation": operation.name,
+        "medgen": __version__,
+        "citation": method.citation,
+        "config": config.model_dump(mode="json"),
+        "seed": run.seed,
+        "device": str(run.device),
+        "precision": run.precision,
+        "machine": bundle.machine(),
+        "torch": torch.__version__,
+        "model": None if model is None else {"name": model.name, "digest": model.digest},
+        "inputs": [
+            {"role": role, "file": Path(path).name, "sha256": file_digest(Path(path))}
+            for role, paths in used.items()
+            for path in paths
+            if Path(path).exists()
+        ],
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(seconds, 3),
+        "use": "Research use only. Not for clinical use.",
+    }
+
+
+# --- before and after ---------------------------------------------------------------------------------------------
+
+
+def estimate(
+    method: Method,
+    operation: Operation,
+    config: Config,
+    run: Run,
+    *,
+    files: list[Files] | None = None,
+    collection: Path | None = None,
+) -> Estimate:
+    """Read and check everything an operation would take, without running it; what it will cost on this machine."""
+    if operation.scope == "collection":
+        if collection is None:
+            raise UserError(f"“{operation.name}” works on a cohort; name a CSV file or a collection.json.")
+        given = cohort.read_collection(collection, operation)
+        cases: list[Case] = [
+            prepare.load_row(row, pool.roles, run.log)
+            for pool in operation.pools
+            for row in given.pools.get(pool.name, [])
+        ]
+    elif operation.scope == "nothing":
+        grid = operation.grid
+        cases = [] if grid is None else [Case({}, {}, f"grid {grid.shape}")]
+    else:
+        cases = [prepare.load_case(one, operation.inputs, run.log) for one in (files or [{}])]
+    return method.estimate(operation, cases, config, run)
+
+
+def evaluate(
+    method: Method, model: Model | None, path: Path, config: Config, run: Run, operation_name: str = "apply"
+) -> list[dict[str, Any]]:
+    """The method's own measures for every row of a cohort (its test split when it has one), one dictionary a case.
+
+    The cohort's columns hold the operation's inputs and the references: under `truth_` and the output's name, or under
+    the output's name itself.
+    """
+    operation = method.operation(operation_name)
+    outputs = [role for role in operation.outputs if role.kind is not Kind.MODEL]
+    truths = {f"truth_{role.name}": role for role in outputs}
+    taken = {role.name for role in operation.inputs}
+    columns = [*operation.inputs, *(replace(role, optional=True) for role in outputs if role.name not in taken)]
+    columns += [replace(role, name=name, optional=True) for name, role in truths.items()]
+    rows = cohort.read_pool(path, Pool("cases", tuple(columns)))
+    rows = [row for row in rows if row.split == "test"] or rows
+    results = []
+    for index, row in enumerate(rows):
+        run.progress(index, len(rows), "evaluate")
+        references = {role.name: row.files.get(name) or row.files.get(role.name) for name, role in truths.items()}
+        given = {
+            name: files
+            for name, files in row.files.items()
+            if name in taken and (name not in references or f"truth_{name}" in row.files)
+        }
+        case = prepare.load_case(given, operation.inputs, run.log, row.label)
+        truth = _reference_case(row, operation, {k: v for k, v in references.items() if v}, run)
+        result = within_memory(functools.partial(method.perform, operation, case, config, run, model))
+        results.append({"subject": row.subject, **method.measure(result, truth)})
+    run.progress(len(rows), len(rows), "evaluate")
+    return results
+
+
+def _reference_case(row: cohort.Row, operation: Operation, references: Files, run: Run) -> Case:
+    """The references of a row, on the grid (and canonical axes) of its input images."""
+    if not references:
+        raise UserError(
+            f"{row.label} has no reference to compare with; add a column named as the output or truth_OUTPUT."
+        )
+    anchors = [r for r in operation.inputs if r.kind is Kind.IMAGE and r.name in row.files and r.name not in references]
+    roles = (*anchors, *(replace(role, may_be_empty=True) for role in operation.outputs if role.name in references))
+    files = {role.name: row.files[role.name] for role in anchors}
+    return prepare.load_case({**files, **references}, roles, run.log, row.label)
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean of every measure over the cases that have it."""
+    names = dict.fromkeys(key for row in results for key, value in row.items() if isinstance(value, float))
+    return {name: float(np.nanmean([row[name] for row in results if name in row])) for name in names}
