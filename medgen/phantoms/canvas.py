@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = NDArray[np.float32]
 Window: TypeAlias = tuple[slice, slice, slice]
@@ -119,7 +119,7 @@ class Canvas:
         self.edge = float(np.mean(grid.spacing))  # over how many mm a surface goes from empty to full
         self.margin = float(np.abs(points - grid.points()).max()) + 2 * self.edge
 
-    def window(self, centre: Sequence[float], reach: float) -> Window:
+    def window(self, centre: ArrayLike, reach: float) -> Window:
         """The part of the grid within `reach` mm of a position, bending included."""
         reach += self.margin
         index = self.grid.direction.T @ (np.asarray(centre, float) - self.grid.origin) / self.grid.spacing
@@ -128,9 +128,7 @@ class Canvas:
         high = np.minimum(np.ceil(index + steps) + 1, self.grid.size).astype(int)
         return tuple(slice(int(low[a]), int(max(high[a], low[a]))) for a in (2, 1, 0))  # type: ignore[return-value]
 
-    def paint(
-        self, distance: Array, value: float | Array, label: int | None = None, window: Window = WHOLE
-    ) -> None:
+    def paint(self, distance: Array, value: float | Array, label: int | None = None, window: Window = WHOLE) -> None:
         """Paint where `distance` (of the window's shape) is negative. label None leaves labels, 0 clears them."""
         filled = np.clip(0.5 - distance / self.edge, 0.0, 1.0)
         self.values[window] += filled * (value - self.values[window])
@@ -139,15 +137,15 @@ class Canvas:
 
     def ellipsoid(
         self,
-        centre: Sequence[float],
-        radii: Sequence[float],
+        centre: ArrayLike,
+        radii: ArrayLike,
         value: float,
         label: int | None = None,
         axes: NDArray[np.float64] | None = None,
         clip: Array | None = None,
     ) -> None:
         """Paint an ellipsoid (mm); axes: columns are its own axes; clip: paint only where this distance is negative."""
-        window = self.window(centre, max(radii))
+        window = self.window(centre, float(np.max(radii)))
         if self.points[0][window].size == 0:
             return
         distance = ellipsoid(self.points[(slice(None), *window)], centre, radii, axes)
@@ -156,7 +154,7 @@ class Canvas:
     def tube(
         self,
         path: NDArray[np.float64],
-        radius: float | Sequence[float],
+        radius: ArrayLike,
         value: float,
         label: int | None = None,
         clip: Array | None = None,
@@ -183,7 +181,7 @@ class Canvas:
         return values, labels
 
 
-def rotation(axis: Sequence[float], degrees: float) -> NDArray[np.float64]:
+def rotation(axis: ArrayLike, degrees: float) -> NDArray[np.float64]:
     """The 3x3 rotation about an axis (Rodrigues)."""
     x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -191,9 +189,7 @@ def rotation(axis: Sequence[float], degrees: float) -> NDArray[np.float64]:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def ellipsoid(
-    points: Array, centre: Sequence[float], radii: Sequence[float], axes: NDArray[np.float64] | None = None
-) -> Array:
+def ellipsoid(points: Array, centre: ArrayLike, radii: ArrayLike, axes: NDArray[np.float64] | None = None) -> Array:
     """Distance (mm, first order) of points (3, …) to an ellipsoid whose axes are the columns of `axes`."""
     offset = points - np.asarray(centre, np.float32).reshape(3, *[1] * (points.ndim - 1))
     if axes is not None:
@@ -202,7 +198,7 @@ def ellipsoid(
     level = np.sqrt(np.square(offset / scale).sum(axis=0))
     slope = np.sqrt(np.square(offset / scale**2).sum(axis=0))
     # level / slope is the distance per unit of level; at the very centre the smallest radius is the distance.
-    return np.where(slope > 1e-9, level * (level - 1) / np.maximum(slope, 1e-9), -min(radii)).astype(np.float32)
+    return np.where(slope > 1e-9, level * (level - 1) / np.maximum(slope, 1e-9), -np.min(scale)).astype(np.float32)
 
 
 def tube(points: Array, path: NDArray[np.float64], radii: NDArray[np.float64]) -> Array:
@@ -225,6 +221,11 @@ def smooth_union(first: Array, second: Array, width: float) -> Array:
     """The union of two bodies with a fillet of about `width` mm where they meet."""
     mix = np.clip(0.5 + 0.5 * (second - first) / width, 0.0, 1.0)
     return (second + mix * (first - second) - width * mix * (1 - mix)).astype(np.float32)
+
+
+def smooth_overlap(first: Array, second: Array, width: float) -> Array:
+    """What two bodies share, its edges rounded by about `width` mm."""
+    return -smooth_union(-first, -second, width)
 
 
 def blurred(array: Array, sigma: Sequence[float]) -> Array:

@@ -1,0 +1,40 @@
+"""Synthetic patients by name, and cohorts of them on disk. Numpy and SimpleITK only: works before torch is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgen.phantoms import abdomen_ct, mitochondria
+from medgen.phantoms.canvas import Segment
+from medgen.phantoms.cohort import write_cohort
+
+__all__ = ["PHANTOMS", "Phantom", "Segment", "write"]
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One anatomy: its name, one sentence, role name -> kind of what it makes, its mask's segments, and the maker."""
+
+    name: str
+    sentence: str
+    roles: dict[str, str]
+    segments: tuple[Segment, ...]
+    make: Callable[..., dict[str, Any]]
+
+
+PHANTOMS: dict[str, Phantom] = {
+    module.NAME: Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make)
+    for module in (abdomen_ct, mitochondria)
+}
+
+
+def write(phantom: Phantom, n: int, seed: int, folder: Path, **options: Any) -> Path:
+    """Make n patients and write them, with their cohort.csv, into a folder; returns the path of cohort.csv.
+
+    Patient k of a seed is the same whatever n is. options go to the phantom's `make`. Nothing is left behind where it
+    fails. Raises UserError where n is below 1, or the folder exists and is not empty or cannot be written.
+    """
+    return write_cohort(phantom.name, phantom.roles, phantom.make, n, seed, Path(folder), options)

@@ -1,0 +1,104 @@
+"""Writing a cohort of synthetic patients: files, splits, cohort.csv; whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from medgen.errors import UserError
+
+ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", "Plane": ".json"}
+SPLITS = ("train", "validation", "test")
+
+
+def splits(n: int, seed: int) -> list[str]:
+    """A split for each of n subjects, drawn by the seed: about 60 % train, 20 % validation, 20 % test.
+
+    With three subjects or more each split has one; two are train and test; one is train.
+    """
+    test = 0 if n < 2 else max(1, round(0.2 * n))
+    validation = 0 if n < 3 else max(1, round(0.2 * n))
+    names = ["test"] * test + ["validation"] * validation
+    names = ["train"] * (n - len(names)) + names
+    order = np.random.default_rng([seed, n]).permutation(n)
+    return [names[i] for i in order]
+
+
+def subject_seed(seed: int, number: int) -> int:
+    """The seed of subject `number` (from 0) of a cohort."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def write_cohort(
+    name: str,
+    roles: Mapping[str, str],
+    make: Callable[..., dict[str, Any]],
+    n: int,
+    seed: int,
+    folder: Path,
+    options: Mapping[str, Any],
+) -> Path:
+    """See `medgen.phantoms.write`. A column of cohort.csv for each role, its paths relative to the CSV."""
+    if n < 1:
+        raise UserError(f"A cohort of {n} patients has nobody in it; ask for one or more.")
+    if seed < 0:
+        raise UserError(f"The seed {seed} is negative; give 0 or more.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"The folder {folder} is not empty; choose another, or empty it first.")
+    beside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        beside.chmod(0o755)  # mkdtemp's 0700 would stay after the renaming
+        write_files(name, roles, make, n, seed, beside, options)
+        if folder.exists():
+            folder.rmdir()
+        beside.rename(folder)
+    except OSError as error:
+        raise UserError(f"Cannot write to {folder}: {error.strerror or error}; choose another folder.") from error
+    finally:
+        if beside is not None and beside.exists():
+            shutil.rmtree(beside, ignore_errors=True)
+    return folder / "cohort.csv"
+
+
+def write_files(
+    name: str,
+    roles: Mapping[str, str],
+    make: Callable[..., dict[str, Any]],
+    n: int,
+    seed: int,
+    folder: Path,
+    options: Mapping[str, Any],
+) -> None:
+    """The files of each subject and the table of them."""
+    digits = max(3, len(str(n)))
+    with open(folder / "cohort.csv", "w", newline="", encoding="utf-8") as table:
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow([*roles, "subject", "split"])
+        for number, split in enumerate(splits(n, seed)):
+            subject = f"{name}-{number + 1:0{digits}d}"
+            made = make(subject_seed(seed, number), **options)
+            paths = [f"{subject}_{role}{ENDINGS[kind]}" for role, kind in roles.items()]
+            for role, path in zip(roles, paths, strict=True):
+                write_value(made[role], folder / path)
+            rows.writerow([*paths, subject, split])
+
+
+def write_value(value: Any, path: Path) -> None:
+    """An image by SimpleITK, compressed; anything else as JSON. Raises OSError where SimpleITK cannot write."""
+    if not isinstance(value, sitk.Image):
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        sitk.WriteImage(value, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OSError(f"{path.name} could not be written (is the disk full?)") from error
