@@ -252,7 +252,7 @@ def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
 
 def _files(args: argparse.Namespace) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
-    for role, path in _pairs(args.input, "-i"):
+    for role, path in _pairs(getattr(args, "input", []), "-i"):
         files.setdefault(role, []).append(path)
     return files
 
