@@ -1,4 +1,4 @@
-"""Synthetic patients by name, and cohorts of them on disk. Numpy and SimpleITK only: works before torch is installed."""
+"""Synthetic patients by name, and cohorts of them on disk. Numpy and SimpleITK only: no torch needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A contrast-enhanced CT of the upper abdomen in HU, with liver, kidneys, spleen, aorta, spine and lung bases segmented.
+"""A contrast-enhanced CT of the upper abdomen, HU, with liver, kidneys, spleen, aorta, spine and lung bases segmented.
 
 A drawing, not a simulation of a patient: organ shapes, sizes and places are round numbers from anatomy atlases, varied
 from seed to seed; HU are typical of the portal-venous phase. Noise has the spectrum of filtered back-projection (rising

@@ -50,7 +50,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Grid:
-    """A voxel grid. size and spacing (mm) along x, y, z; direction: 3x3, columns are the axes in LPS; centre: LPS mm."""
+    """A voxel grid. size, spacing (mm) along x, y, z; direction: 3x3, columns are the axes in LPS; centre: LPS mm."""
 
     size: tuple[int, int, int]
     spacing: tuple[float, float, float]
@@ -238,7 +238,7 @@ def blurred(array: Array, sigma: Sequence[float]) -> Array:
 
 
 def segmentation(grid: Grid, labels: NDArray[np.uint8], segments: Sequence[Segment]) -> sitk.Image:
-    """The labels as an image that carries Slicer's segment fields; written as .seg.nrrd, Slicer reads names and colours.
+    """The labels as an image that carries Slicer's segment fields; as .seg.nrrd, Slicer reads names and colours.
 
     The fields are those that Slicer's vtkMRMLSegmentationStorageNode writes.
     """

@@ -52,7 +52,7 @@ def make(
 
 
 def noise_field(rng: np.random.Generator, grid: Grid, width: float) -> Array:
-    """A random field (z, y, x) with Gaussian correlation of `width` nm, mean 0, deviation 1, alike in all directions."""
+    """A random field (z, y, x), Gaussian correlation of `width` nm, mean 0, deviation 1, alike in all directions."""
     field = blurred(rng.standard_normal(grid.size[::-1], dtype=np.float32), (width / VOXEL,) * 3)
     return (field - field.mean()) / field.std()
 

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Sets up .venv where needed and passes the tests. Further words go to pytest: ./test.sh -k phantoms
+set -euo pipefail
+cd "$(dirname "$0")"
+Utilities/setup.sh test
+export PATH="$PWD/.venv/bin:$PATH" QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1
+ruff check .
+ruff format --check .
+mypy
+exec python -m pytest -n 2 -m 'not slow' "$@"
