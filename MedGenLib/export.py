@@ -1,0 +1,345 @@
+"""Nodes out of the scene: one file a node, in world coordinates, written by Slicer's own storage nodes.
+
+What every reader of these files may rely on:
+
+- Positions are world positions: parent transforms are in the file, whatever their kind. Rigid, scaling and mirroring
+  transforms go into the voxel axes and change no voxel. Sheared and non-linear ones are applied to a copy, which is
+  resampled onto a right-angled grid, and the log says so.
+- A volume that has not changed since it was read, has no parent transform and lies in a file that says the same is
+  not written again: its own file is named.
+- An 8-bit grey or colour frame that has no place in a patient (pixels of 1 mm from the origin, as Slicer loads
+  pictures) becomes a PNG, first row on top. Every other image becomes a NRRD, so that no geometry is lost.
+- The scene is not touched, and files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from MedGenLib import frames, segmentations
+from MedGenLib.errors import BoundaryError
+from MedGenLib.geometry import Placement, covering_grid, ijk_to_ras, is_right_angled, placement_of, resample, to_vtk
+from MedGenLib.scratch import copy_into, file_stem, publish, scratch_scene, share_voxels, staged, write
+
+Log = Callable[[str], None]
+
+NODE_CLASSES = {
+    "Image": ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode"),
+    "Mask": ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"),
+    "Points": ("vtkMRMLMarkupsFiducialNode",),
+    "Line": ("vtkMRMLMarkupsLineNode",),
+    "Curve": ("vtkMRMLMarkupsCurveNode", "vtkMRMLMarkupsClosedCurveNode"),
+    "Plane": ("vtkMRMLMarkupsPlaneNode",),
+    "Box": ("vtkMRMLMarkupsROINode",),
+    "Sphere": ("vtkMRMLMarkupsROINode",),
+    "Matrix": ("vtkMRMLTableNode",),
+    "Table": ("vtkMRMLTableNode",),
+}
+_NEEDED = {
+    "Image": "a scalar or colour volume",
+    "Mask": "a segmentation or a label map",
+    "Points": "a point list",
+    "Line": "a line",
+    "Curve": "an open or closed curve",
+    "Plane": "a plane",
+    "Box": "a ROI",
+    "Sphere": "a ROI",
+    "Matrix": "a table",
+    "Table": "a table",
+}
+_FEWEST_POINTS = {"Points": 1, "Line": 2, "Curve": 2, "Plane": 1, "Box": 1, "Sphere": 1}
+
+
+def export_node(
+    node: Any,
+    folder: Path,
+    role: str,
+    kind: str,
+    *,
+    reference: Any = None,
+    segments: list[str] | None = None,
+    log: Log,
+) -> Path:
+    """Write one node as the file of a role, in world coordinates.
+
+    Args:
+        node: a node of one of the `NODE_CLASSES` of the kind.
+        folder: where the file goes; made when absent.
+        role: the role's name; the file is called after it, and numbered when that name is taken.
+        kind: Image, Mask, Points, Line, Curve, Plane, Box, Sphere, Matrix or Table.
+        reference: a volume node whose grid a segmentation made of surfaces is given, when it has none of its own.
+        segments: ids of the segments to write, in the order of the segmentation; all when None. Masks only.
+        log: takes one sentence a call on what was changed on the way.
+    Returns:
+        The file written, or the node's own file where that says the same (never to be changed by the caller).
+    Raises:
+        BoundaryError: a sentence naming the node and the remedy; neither scene nor folder has changed.
+    """
+    check_class(node, kind)
+    folder = Path(folder)
+    own = own_file(node) if kind in ("Image", "Mask") and segments is None else None
+    if own is not None:
+        check_content(node, kind)
+        return own
+    with staged(folder, node.GetName()) as staging, scratch_scene() as scratch:
+        path = write_placed(
+            node, node, kind, staging / file_stem(role), placement_of(node), scratch, reference, segments, log
+        )
+        return publish(path, folder)
+
+
+def write_placed(
+    node: Any,
+    owner: Any,
+    kind: str,
+    stem: Path,
+    placement: Placement,
+    scratch: Any,
+    reference: Any,
+    segments: list[str] | None,
+    log: Log,
+) -> Path:
+    """Write a node's content, carried into the world by `placement`, to `stem` plus the ending of its kind.
+
+    `owner` is the node of the user's scene that messages name (the same node, or the proxy of a sequence).
+    """
+    check_content(node, kind, owner.GetName())
+    if kind == "Image":
+        return _write_image(node, owner.GetName(), stem, placement, scratch, log)
+    if kind == "Mask":
+        copy = segmentations.in_world(node, owner.GetName(), placement, scratch, reference, segments, log)
+        path = stem.with_name(stem.name + ".seg.nrrd")
+        write(copy, slicer.vtkMRMLSegmentationStorageNode(), path, owner.GetName())
+        return path
+    if kind in ("Matrix", "Table"):
+        path = stem.with_name(stem.name + ".csv")
+        _write_table(node, path, owner.GetName())
+        return path
+    return _write_markup(node, owner.GetName(), kind, stem, placement, scratch, log)
+
+
+def check_class(node: Any, kind: str) -> None:
+    """BoundaryError unless a node is of a class that can serve a kind."""
+    if kind not in NODE_CLASSES:
+        raise BoundaryError(f"A {kind.lower()} cannot be taken from a node; give it as a file on the command line.")
+    if node is None:
+        raise BoundaryError(f"No node is chosen; choose {_NEEDED[kind]}.")
+    # A label map is a scalar volume to Slicer, and so are diffusion volumes: only the classes themselves will do.
+    if node.GetClassName() not in NODE_CLASSES[kind]:
+        raise BoundaryError(f"“{node.GetName()}” is {_described(node)}; choose {_NEEDED[kind]} instead.")
+
+
+def check_content(node: Any, kind: str, name: str | None = None) -> None:
+    """BoundaryError when a node has nothing in it that could be written."""
+    name = name or node.GetName()
+    if kind == "Image":
+        _check_image(node, name)
+    elif kind == "Mask":
+        segmentations.check(node, name)
+    elif kind in ("Matrix", "Table"):
+        if node.GetNumberOfColumns() == 0 or node.GetNumberOfRows() == 0:
+            raise BoundaryError(f"Table “{name}” is empty; fill it or choose another.")
+    else:
+        _check_markup(node, kind, name)
+
+
+def _described(node: Any) -> str:
+    tag = node.GetNodeTagName()
+    known = {"LabelMapVolume": "a label map", "Segmentation": "a segmentation", "Volume": "a scalar volume"}
+    return known.get(tag, f"of type {tag}")
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def _check_image(node: Any, name: str) -> None:
+    image = node.GetImageData()
+    if image is None or min(image.GetDimensions()) < 1 or image.GetPointData().GetScalars() is None:
+        raise BoundaryError(f"Volume “{name}” has no image data; load it again or choose another volume.")
+    if abs(np.linalg.det(ijk_to_ras(node)[:3, :3])) < 1e-12:
+        raise BoundaryError(f"Volume “{name}” has a voxel size of zero; correct its spacing in the Volumes module.")
+    components = image.GetNumberOfScalarComponents()
+    colour = components in (3, 4) and image.GetScalarType() in (vtk.VTK_UNSIGNED_CHAR, vtk.VTK_UNSIGNED_SHORT)
+    if components != 1 and not colour:
+        raise BoundaryError(
+            f"Volume “{name}” has {components} values a voxel and is not a colour picture; "
+            "choose a scalar volume, or one component of it."
+        )
+
+
+def _write_image(node: Any, name: str, stem: Path, placement: Placement, scratch: Any, log: Log) -> Path:
+    matrix = ijk_to_ras(node)
+    in_world = None if placement.matrix is None else placement.matrix @ matrix
+    if in_world is not None and is_right_angled(in_world):
+        copy = share_voxels(scratch, node, to_vtk(in_world))
+    else:
+        grid = covering_grid(matrix, node.GetImageData().GetExtent(), placement, name)
+        outside = _background(node)
+        image = resample(node.GetImageData(), matrix, placement, grid, nearest=False, background=outside)
+        copy = share_voxels(scratch, node, to_vtk(grid.matrix))
+        copy.SetAndObserveImageData(image)
+        why = "a non-linear transform" if placement.matrix is None else "sheared axes"
+        log(f"“{name}” has {why}: a copy was resampled to {' x '.join(map(str, grid.size))} voxels in world space.")
+    if frames.is_plain_picture(copy):
+        path = stem.with_name(stem.name + ".png")
+        frames.write_png(copy.GetImageData(), path, name)
+        return path
+    _make_writable(copy)
+    path = stem.with_name(stem.name + ".nrrd")
+    write(copy, slicer.vtkMRMLVolumeArchetypeStorageNode(), path, name)
+    return path
+
+
+def _make_writable(copy: Any) -> None:
+    """Give voxels of a type that Slicer's writers refuse one that they take and that holds the same numbers."""
+    scalar_type = copy.GetImageData().GetScalarType()
+    cast = vtk.vtkImageCast()
+    if scalar_type in (vtk.VTK_SIGNED_CHAR, vtk.VTK_CHAR):
+        cast.SetOutputScalarTypeToShort()
+    elif scalar_type in (vtk.VTK_LONG, vtk.VTK_UNSIGNED_LONG, vtk.VTK_LONG_LONG, vtk.VTK_UNSIGNED_LONG_LONG):
+        cast.SetOutputScalarTypeToDouble()
+    else:
+        return
+    cast.SetInputData(copy.GetImageData())
+    cast.Update()
+    copy.SetAndObserveImageData(cast.GetOutput())
+
+
+def _background(node: Any) -> float:
+    """What lies outside a volume: the value that Slicer's own resampling takes, from the volume's corners."""
+    if node.GetImageData().GetNumberOfScalarComponents() > 1:
+        return 0.0
+    return float(node.GetImageBackgroundScalarComponentAsDouble(0))
+
+
+def own_file(node: Any) -> Path | None:
+    """The file a volume or segmentation was read from, when reading it elsewhere gives the node as it is now.
+
+    Not so for a node with a parent transform, changed voxels, geometry or segments, a reader told to change the
+    geometry, a file of more than three axes, or one of several files (a DICOM series).
+    """
+    storage = node.GetStorageNode()
+    if storage is None or node.GetParentTransformNode() is not None or node.GetModifiedSinceRead():
+        return None
+    if storage.GetNumberOfFileNames() > 1 or not storage.GetFileName():
+        return None
+    path = Path(storage.GetFullNameFromFileName())
+    lower = path.name.lower()
+    if node.IsA("vtkMRMLSegmentationNode"):
+        return path if lower.endswith(".seg.nrrd") and path.is_file() and segmentations.is_straight(node) else None
+    if node.GetClassName() != "vtkMRMLScalarVolumeNode" or lower.endswith(".seg.nrrd"):
+        return None
+    if not is_right_angled(ijk_to_ras(node)) or _geometry_overridden(storage):
+        return None
+    return path if path.is_file() and _axes_of(path) == 3 else None
+
+
+def _geometry_overridden(storage: Any) -> bool:
+    """Whether Slicer was told on loading to centre the volume or to ignore its orientation."""
+    centred = getattr(storage, "GetCenterImage", lambda: 0)()
+    oriented = getattr(storage, "GetUseOrientationFromFile", lambda: 1)()
+    return bool(centred) or not oriented
+
+
+def _axes_of(path: Path) -> int | None:
+    """Axes of more than one sample (three at least) by the header of a NRRD, NIfTI or MetaImage file, else None."""
+    lower = path.name.lower()
+    with contextlib.suppress(OSError, ValueError, struct.error, EOFError):
+        if lower.endswith((".nii", ".nii.gz")):
+            opener: Any = gzip.open if lower.endswith(".gz") else open
+            with opener(path, "rb") as file:
+                header = file.read(348)
+            order = "<" if struct.unpack_from("<i", header)[0] == 348 else ">"
+            sizes = struct.unpack_from(f"{order}8h", header, 40)
+            return 3 + sum(size > 1 for size in sizes[4 : sizes[0] + 1])
+        if lower.endswith((".nrrd", ".mha")):
+            for line in _header_lines(path):
+                key, _, value = line.partition(":" if lower.endswith(".nrrd") else "=")
+                if key.strip() in ("dimension", "NDims"):
+                    return int(value)
+    return None
+
+
+def _header_lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for line in file.read(4096).split(b"\n"):
+            if not line.strip() or line.startswith(b"ElementDataFile"):
+                return
+            yield line.decode("latin-1")
+
+
+# --- markups ------------------------------------------------------------------------------------------------------
+
+
+def _check_markup(node: Any, kind: str, name: str) -> None:
+    if kind in ("Box", "Sphere"):
+        if node.GetNumberOfDefinedControlPoints() < 1 or min(node.GetSize()) <= 0:
+            raise BoundaryError(f"ROI “{name}” has no size; place it in the views or choose another.")
+        return
+    if kind == "Plane":
+        if not node.GetIsPlaneValid():
+            raise BoundaryError(f"Plane “{name}” is not placed; place it in the views or choose another.")
+        return
+    placed = node.GetNumberOfControlPoints() if kind == "Points" else node.GetNumberOfDefinedControlPoints()
+    if placed < _FEWEST_POINTS[kind]:
+        raise BoundaryError(f"“{name}” has {placed} of at least {_FEWEST_POINTS[kind]} points; place the missing ones.")
+
+
+def _write_markup(node: Any, name: str, kind: str, stem: Path, placement: Placement, scratch: Any, log: Log) -> Path:
+    copy = copy_into(scratch, node)
+    if not placement.is_identity:
+        copy.ApplyTransform(placement.to_world)
+        if kind in ("Box", "Sphere", "Plane") and not _stays_right_angled(node, placement):
+            log(f"“{name}” is bent by its transform: the {kind.lower()} that Slicer shows in its place was taken.")
+    path = stem.with_name(stem.name + ".mrk.json")
+    write(copy, getattr(slicer, node.GetDefaultStorageNodeClassName())(), path, name)
+    return path
+
+
+def _stays_right_angled(node: Any, placement: Placement) -> bool:
+    if placement.matrix is None:
+        return False
+    own = vtk.vtkMatrix4x4()
+    if node.IsA("vtkMRMLMarkupsROINode"):
+        own.DeepCopy(node.GetObjectToNodeMatrix())
+    else:
+        node.GetObjectToNodeMatrix(own)
+    axes = np.array([[own.GetElement(row, column) for column in range(4)] for row in range(4)])
+    return is_right_angled(placement.matrix @ axes)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _write_table(node: Any, path: Path, name: str) -> None:
+    """CSV in UTF-8 with every digit of the numbers; Slicer's own writer rounds them and leaves a schema file beside."""
+
+    table = node.GetTable()
+    columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([column.GetName() or "" for column in columns])
+            for row in range(table.GetNumberOfRows()):
+                writer.writerow([_cell(column, row) for column in columns])
+    except OSError as error:
+        raise BoundaryError(f"“{name}” could not be written to {path.parent.parent} ({error.strerror}).") from None
+
+
+def _cell(column: Any, row: int) -> str:
+    if not isinstance(column, vtk.vtkDataArray):
+        return column.GetVariantValue(row).ToString()
+    # numpy's shortest text that reads back as the same number of the column's own type
+    value = vtk_to_numpy(column)[row]
+    return "" if value.dtype.kind == "f" and np.isnan(value) else str(value)

@@ -1,0 +1,240 @@
+"""Logic of the three modules: runs started from nodes, without a panel. No Qt; standard library, Slicer and medgen's
+light part only, so that it loads before torch is installed.
+
+    logic = MedGenLogic()
+    model = logic.process("multiplanar-unet", "train", {"image": ct, "mask": drawn, "planes": planes}, wait=True)["model"]
+    result = logic.process("multiplanar-unet", "apply", {"image": ct}, model=model, wait=True)["mask"]
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from medgen import catalog, models
+from medgen.errors import UserError
+from MedGenLib.errors import MedGenLibError, RunError
+from MedGenLib.i18n import _
+from MedGenLib.plan import Plan, as_list, export_inputs, reference_role, roles_of, single_pool, write_cohort
+from MedGenLib.runs import Event, MedGenRun, free_name
+
+
+class MedGenLogic:
+    """Starts runs of any method of the catalog from nodes of the scene."""
+
+    # --- what there is
+
+    def methods(self, module: str) -> list[dict[str, Any]]:
+        """Declarations of the methods that one module shows."""
+        return [entry for entry in catalog.entries().values() if entry["module"] == module]
+
+    def operation(self, slug: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A method's and an operation's declarations; RunError names what there is."""
+        try:
+            return catalog.entry(slug), catalog.operation_entry(slug, name)
+        except UserError as error:
+            raise RunError(str(error)) from None
+
+    def models(self, slug: str) -> list[dict[str, Any]]:
+        """Records of the trained models of a method, newest first."""
+        return [record for record in models.listed() if record["slug"] == slug]
+
+    # --- runs
+
+    def process(
+        self,
+        slug: str,
+        operation: str,
+        inputs: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        *,
+        tier: str | None = None,
+        model: str | Path | None = None,
+        name: str | None = None,
+        cohort: str | Path | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        wait: bool = False,
+        in_process: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Any:
+        """Run an operation.
+
+        Args:
+            slug, operation: a method of the catalog and what it is to do.
+            inputs: role -> node, list of nodes, path of a file, or text (roles of kind Class).
+            settings: single settings that differ from the tier's.
+            tier: "smoke", "demo" or "paper".
+            model: name or folder of a trained model.
+            name: how the resulting node, or the trained model, is called.
+            cohort: CSV or collection.json, in place of inputs, for operations on a collection.
+            wait: block until it is done (no dialog); otherwise the run goes on in its own process.
+            in_process: run inside this Python, with the same results; implies `wait`.
+            on_event: called with every event of the run ("progress", "log", "metric", …).
+        Returns:
+            role -> node, list of nodes, or path (models, cohorts); the MedGenRun when not waited for.
+        Raises:
+            MedGenLibError: one sentence for the user; the scene is as before.
+        """
+        plan, folder, keep = self._plan(slug, operation, inputs or {}, name, cohort, on_event)
+        try:
+            plan.settings, plan.tier, plan.device, plan.seed = dict(settings or {}), tier, device, seed
+            plan.model = _model_folder(model)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        reference = _reference_node(plan.operation, inputs or {})
+        run = MedGenRun(plan, folder, name=name or "", reference=reference, keep=keep, on_event=on_event)
+        if in_process:
+            return run.perform_here()
+        run.start()
+        return run.wait() if wait else run
+
+    def check(
+        self,
+        slug: str,
+        operation: str,
+        inputs: dict[str, Any],
+        settings: dict[str, Any] | None = None,
+        *,
+        tier: str | None = None,
+        cohort: str | Path | None = None,
+        device: str = "auto",
+    ) -> MedGenRun:
+        """Start a run that checks the inputs and estimates the time; its `estimate` is there once it is done."""
+        plan, folder, _keep = self._plan(slug, operation, inputs, None, cohort, None, check=True)
+        plan.settings, plan.tier, plan.device = dict(settings or {}), tier, device
+        return MedGenRun(plan, folder, check=True).start()
+
+    def _plan(
+        self,
+        slug: str,
+        operation_name: str,
+        inputs: dict[str, Any],
+        name: str | None,
+        cohort: str | Path | None,
+        on_event: Callable[[Event], None] | None,
+        check: bool = False,
+    ) -> tuple[Plan, Path, bool]:
+        """The plan, the folder of its files, and whether that folder outlives a run that did not end well."""
+        entry, operation = self.operation(slug, operation_name)
+        makes_model = [role["kind"] for role in operation["outputs"]] == ["Model"]
+        resumable = makes_model and not check
+        model_name = _model_name(name, slug) if resumable else ""
+        folder = models.home() / "runs" / model_name if resumable else _temporary_folder()
+        out = models.folder() / model_name if resumable else folder / "results"
+        plan = Plan(entry, operation, out)
+        if cohort is not None:
+            plan.cohort = Path(cohort).resolve()
+            return plan, folder, False
+        shutil.rmtree(folder / "inputs", ignore_errors=True)
+        try:
+            log = _logger(on_event)
+            files = export_inputs(operation, inputs, folder / "inputs", log)
+            if operation["scope"] == "collection":
+                if single_pool(operation) is None:
+                    raise RunError(
+                        _("“{title}” needs several tables of cases; give it a collection.json.").format(
+                            title=operation["title"]
+                        )
+                    )
+                plan.cohort = write_cohort(files, folder / "inputs")
+            else:
+                plan.files = files
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return plan, folder, resumable
+
+    # --- interrupted trainings
+
+    def interrupted(self, slug: str) -> list[str]:
+        """Names of the models whose training was interrupted and can go on."""
+        names = []
+        for file in sorted(models.folder().glob("*.training/job.json")):
+            name = file.parent.name.removesuffix(".training")
+            try:
+                job = json.loads(file.read_text("utf-8"))
+                ready = job["method"] == slug and job["operation"] == "train" and Path(job["cohort"]).is_file()
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if ready and not (models.folder() / name).exists():
+                names.append(name)
+        return names
+
+    def resume(self, name: str, *, on_event: Callable[[Event], None] | None = None) -> MedGenRun:
+        """Let an interrupted training go on, with the settings and cases it was started with."""
+        file = models.folder() / f"{name}.training" / "job.json"
+        try:
+            job = json.loads(file.read_text("utf-8"))
+            entry, operation = self.operation(job["method"], job["operation"])
+            plan = Plan(entry, operation, models.folder() / name, resume=True)
+            plan.cohort, plan.settings, plan.seed = Path(job["cohort"]), job["config"], job["seed"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunError(_("There is no interrupted training “{name}”; train anew.").format(name=name)) from None
+        return MedGenRun(plan, models.home() / "runs" / name, name=name, keep=True, on_event=on_event).start()
+
+    def discard(self, name: str) -> None:
+        """Delete what an interrupted training left."""
+        shutil.rmtree(models.folder() / f"{name}.training", ignore_errors=True)
+        shutil.rmtree(models.home() / "runs" / name, ignore_errors=True)
+
+    def free_model_name(self, slug: str) -> str:
+        """A name that no model and no training has."""
+        return free_name(slug, models.folder())
+
+
+def missing_inputs(operation: dict[str, Any], inputs: dict[str, Any]) -> list[str]:
+    """Names of the roles that must be filled and are not."""
+    return [
+        role["name"] for role in roles_of(operation) if not role["optional"] and not as_list(inputs.get(role["name"]))
+    ]
+
+
+def _model_name(name: str | None, slug: str) -> str:
+    if not name:
+        return free_name(slug, models.folder())
+    if not all(character.isascii() and (character.isalnum() or character in "-_") for character in name):
+        raise RunError(_("“{name}” is not a usable model name; use letters, digits, - and _.").format(name=name))
+    if (models.folder() / name).exists():
+        raise RunError(_("A model “{name}” exists already; choose another name.").format(name=name))
+    return name
+
+
+def _model_folder(model: str | Path | None) -> Path | None:
+    if model is None:
+        return None
+    try:
+        return models.resolve(str(model)).resolve()
+    except UserError as error:
+        raise RunError(str(error)) from None
+
+
+def _reference_node(operation: dict[str, Any], inputs: dict[str, Any]) -> Any:
+    name = reference_role(roles_of(operation))
+    values = as_list(inputs.get(name)) if name else []
+    return values[0] if values and not isinstance(values[0], (str, Path)) else None
+
+
+def _temporary_folder() -> Path:
+    base = getattr(getattr(slicer, "app", None), "temporaryPath", None)
+    try:
+        return Path(tempfile.mkdtemp(prefix="medgen-", dir=base or None))
+    except OSError as error:
+        raise MedGenLibError(
+            _("No temporary folder can be made ({error}); free some disk space.").format(error=error.strerror)
+        ) from None
+
+
+def _logger(on_event: Callable[[Event], None] | None) -> Callable[[str], None]:
+    def log(message: str) -> None:
+        if on_event is not None:
+            on_event({"event": "log", "message": message})
+
+    return log

@@ -1,0 +1,152 @@
+"""What a run is to do, written down before it starts: the same plan goes to a process of its own or into this one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from MedGenLib.errors import RunError
+from MedGenLib.export import export_node
+from MedGenLib.i18n import _
+
+# Kinds that no node holds: they are given as text or as the path of a file or folder.
+WITHOUT_NODE = ("Class", "Latent", "Model", "Cohort")
+
+
+@dataclass
+class Plan:
+    """One run.
+
+    entry and operation are declarations of the catalog. files: paths (or the text of a class) by role. cohort: CSV or
+    collection.json for operations on a collection. settings: only what differs from the tier's. out: what the command
+    line calls the output.
+    """
+
+    entry: dict[str, Any]
+    operation: dict[str, Any]
+    out: Path
+    files: dict[str, list[str]] = field(default_factory=dict)
+    cohort: Path | None = None
+    model: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    tier: str | None = None
+    device: str = "auto"
+    seed: int = 0
+    resume: bool = False
+
+    def arguments(self) -> list[str]:
+        """The command line after `python -m medgen`."""
+        name, slug = self.operation["name"], self.entry["slug"]
+        if name == "train" and self.cohort is not None:
+            words = ["train", slug, str(self.cohort)]
+        else:
+            words = ["run", slug, name]
+            words += ["--model", str(self.model)] if self.model is not None else []
+            words += ["--cohort", str(self.cohort)] if self.cohort is not None else []
+            words += self._inputs()
+        return [*words, "-o", str(self.out), *self._options(), *(["--resume"] if self.resume else [])]
+
+    def check_arguments(self) -> list[str]:
+        """The command line that checks the inputs and estimates the time without running."""
+        words = ["check", self.entry["slug"], "--operation", self.operation["name"]]
+        if self.cohort is not None:
+            words.insert(2, str(self.cohort))
+        return [*words, *self._inputs(), *self._options()]
+
+    def _inputs(self) -> list[str]:
+        pairs = [(role, path) for role, paths in self.files.items() for path in paths]
+        return [word for role, path in pairs for word in ("-i", f"{role}={path}")]
+
+    def _options(self) -> list[str]:
+        words = ["--tier", self.tier] if self.tier else []
+        for key, value in self.settings.items():
+            words += ["--set", f"{key}={json.dumps(value)}"]
+        return [*words, "--device", self.device, "--seed", str(self.seed)]
+
+
+def roles_of(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The roles a person fills with nodes: the inputs, or the columns of the one pool that must be there."""
+    if operation["scope"] != "collection":
+        return list(operation["inputs"])
+    pool = single_pool(operation)
+    return [] if pool is None else list(pool["roles"])
+
+
+def single_pool(operation: dict[str, Any]) -> dict[str, Any] | None:
+    """The pool that one row of chosen nodes can fill, or None: then only a cohort file will do."""
+    required = [pool for pool in operation["pools"] if not pool["optional"]] or list(operation["pools"])
+    return required[0] if len(required) == 1 and not required[0]["needs"] else None
+
+
+def reference_role(roles: list[dict[str, Any]]) -> str | None:
+    """The role on whose grid the results lie: the one marked, else the first image, else the first mask."""
+    for wanted in (lambda role: role["reference"], _is("Image"), _is("Mask")):
+        for role in roles:
+            if wanted(role):
+                return str(role["name"])
+    return None
+
+
+def _is(kind: str) -> Any:
+    return lambda role: role["kind"] == kind
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value, a list of them or None, as a list."""
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def export_inputs(
+    operation: dict[str, Any], inputs: dict[str, Any], folder: Path, log: Any, complete: bool = True
+) -> dict[str, list[str]]:
+    """Write the chosen nodes as files; paths and texts pass as they are.
+
+    Raises:
+        RunError: a role is unknown, missing (unless `complete` is False) or given too often.
+        BoundaryError: a node cannot be written.
+    """
+    roles = roles_of(operation)
+    known = [role["name"] for role in roles]
+    for name in inputs:
+        if name not in known:
+            raise RunError(
+                _("There is no role “{name}” here; the roles are: {roles}.").format(
+                    name=name, roles=", ".join(known) or _("none")
+                )
+            )
+    by_name = {role["name"]: as_list(inputs.get(role["name"])) for role in roles}
+    reference = next(iter(by_name.get(reference_role(roles) or "", [])), None)
+    reference = None if isinstance(reference, (str, Path)) else reference
+    files: dict[str, list[str]] = {}
+    for role in roles:
+        values = by_name[role["name"]]
+        if not values and not role["optional"] and complete:
+            raise RunError(_("Nothing is chosen for “{role}”; choose one.").format(role=role["name"]))
+        if len(values) > 1 and not role["many"]:
+            raise RunError(_("“{role}” takes one, but several were given; give one.").format(role=role["name"]))
+        paths = [_as_path(value, role, folder, reference, log) for value in values]
+        if paths:
+            files[role["name"]] = paths
+    return files
+
+
+def _as_path(value: Any, role: dict[str, Any], folder: Path, reference: Any, log: Any) -> str:
+    if role["kind"] == "Class":
+        return str(value)
+    if isinstance(value, (str, Path)):
+        return str(Path(value).resolve())
+    return str(export_node(value, folder, role["name"], role["kind"], reference=reference, log=log))
+
+
+def write_cohort(files: dict[str, list[str]], folder: Path) -> Path:
+    """cohort.csv of one row: a column a role, several files of a role separated by `;`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "cohort.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*files, "subject"])
+        writer.writerow([*(";".join(paths) for paths in files.values()), "case1"])
+    return path

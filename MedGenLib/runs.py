@@ -1,0 +1,235 @@
+"""A run started from the scene: a process of its own, followed from a timer or waited for, its results loaded as nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from medgen import models
+from medgen.errors import CANCELLED, OUR_FAULT
+from medgen.jobs import Job
+from MedGenLib import inprocess
+from MedGenLib.errors import MedGenLibError, RunError
+from MedGenLib.i18n import _
+from MedGenLib.load import load_results
+from MedGenLib.plan import WITHOUT_NODE, Plan
+from MedGenLib.scratch import all_or_nothing
+
+Event = dict[str, Any]
+
+
+def python_executable() -> str:
+    """PythonSlicer where there is one (inside Slicer), else this interpreter."""
+    found = shutil.which("PythonSlicer")
+    if found:
+        return found
+    home = getattr(getattr(slicer, "app", None), "slicerHome", None)
+    if home:
+        launcher = Path(home) / "bin" / ("PythonSlicer.exe" if os.name == "nt" else "PythonSlicer")
+        if launcher.is_file():
+            return str(launcher)
+    return sys.executable
+
+
+class MedGenRun:
+    """One run. `state` is running, done, failed or cancelled; `message` is the sentence for the user when not done.
+
+    Call `poll()` from a timer on the main thread, or `wait()`. Once it is done, `results` holds by role the new node,
+    the list of new nodes, or the path of what no node holds (a model, a cohort).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        *,
+        check: bool = False,
+        name: str = "",
+        reference: Any = None,
+        keep: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.check = check
+        self.name = name
+        self.results: dict[str, Any] = {}
+        self.estimate: Event | None = None
+        self.progress: Event | None = None
+        self.state = "waiting"
+        self.message = ""
+        self.exit_code: int | None = None
+        self.log: list[str] = []
+        self._reference_id = reference.GetID() if reference is not None and reference.GetScene() else None
+        self._keep = keep
+        self._on_event = on_event
+        self._job: Job | None = None
+
+    # --- in a process of its own
+
+    def start(self) -> MedGenRun:
+        """Start the process."""
+        arguments = self.plan.check_arguments() if self.check else self.plan.arguments()
+        job = Job(arguments, self.folder, python=python_executable(), title=self.plan.operation["title"])
+        try:
+            job.start()
+        except OSError as error:
+            self._clean_up()
+            raise RunError(
+                _("The run could not be started ({error}); check the folder {folder}.").format(
+                    error=error.strerror or error, folder=self.folder
+                ),
+                OUR_FAULT,
+            ) from None
+        self._job = job
+        self.state = "running"
+        return self
+
+    @property
+    def running(self) -> bool:
+        """Whether its end has not been seen yet."""
+        return self.state == "running"
+
+    def poll(self) -> list[Event]:
+        """What has happened since the last call; at the end, loads the results into the scene."""
+        if self._job is None or not self.running:
+            return []
+        events = self._job.events()
+        for event in events:
+            self._note(event)
+        if not self._job.running:
+            self._end(self._job.state, self._job.message, self._job.exit_code, self._job.outputs)
+        return events
+
+    def wait(self, timeout: float | None = None) -> dict[str, Any]:
+        """Until it ends, without any dialog; the results.
+
+        Raises:
+            RunError: with the run's own sentence, when it did not end well.
+            TimeoutError: it still runs.
+        """
+        if self._job is not None and self.running:
+            self._job.wait(timeout, self._note)
+            self._end(self._job.state, self._job.message, self._job.exit_code, self._job.outputs)
+        if self.state != "done":
+            raise RunError(self.message, OUR_FAULT if self.exit_code is None else self.exit_code)
+        return self.results
+
+    def cancel(self) -> None:
+        """Ask the run to stop; its whole process tree is ended when it does not react in a few seconds."""
+        if self._job is not None and self.running:
+            self._job.cancel()
+
+    def kill(self) -> None:
+        """End the process tree at once."""
+        if self._job is not None and self.running:
+            self._job.kill()
+
+    # --- in this process
+
+    def perform_here(self) -> dict[str, Any]:
+        """Do the work inside this Python; the results. RunError as `wait`."""
+        self.state = "running"
+        try:
+            outputs = inprocess.perform(self.plan, self._note)
+        except RunError as error:
+            self._end("cancelled" if error.exit_code == CANCELLED else "failed", str(error), error.exit_code, [])
+            raise
+        except BaseException:
+            self._end("failed", _("MedGen failed through its own fault."), OUR_FAULT, [])
+            raise
+        self._end("done", "", 0, outputs)
+        return self.wait()
+
+    # --- both
+
+    def _note(self, event: Event) -> None:
+        kind = event["event"]
+        if kind in ("log", "error"):
+            self.log.append(str(event["message"]))
+        elif kind == "estimate":
+            self.estimate = event
+        elif kind == "progress":
+            self.progress = event
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _end(self, state: str, message: str, exit_code: int | None, outputs: list[Event]) -> None:
+        try:
+            if state == "done" and not self.check:
+                self.results = self._load(outputs)
+        except MedGenLibError as error:
+            state, message, exit_code = "failed", str(error), OUR_FAULT
+        self.state, self.message, self.exit_code = state, message, exit_code
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        if not self._keep or self.state == "done":
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _load(self, outputs: list[Event]) -> dict[str, Any]:
+        roles = {role["name"]: role for role in self.plan.operation["outputs"]}
+        reference = slicer.mrmlScene.GetNodeByID(self._reference_id) if self._reference_id else None
+        results: dict[str, Any] = {}
+        with all_or_nothing(slicer.mrmlScene):
+            for event in outputs:
+                role, path = roles[event["role"]], Path(event["path"])
+                if role["kind"] in WITHOUT_NODE:
+                    results[role["name"]] = self._keep_outside(path, role["kind"])
+                    continue
+                nodes = self._load_role(path, role, reference)
+                results[role["name"]] = nodes if role["many"] else nodes[0]
+        return results
+
+    def _load_role(self, path: Path, role: dict[str, Any], reference: Any) -> list[Any]:
+        record = _provenance(path)
+        files = sorted(path.glob(f"{role['name']}_*")) if path.is_dir() else [path]
+        nodes: list[Any] = []
+        for file in files:
+            nodes += load_results(
+                file, role["kind"], self._node_name(role, reference), reference=reference, provenance=record
+            )
+        return nodes
+
+    def _node_name(self, role: dict[str, Any], reference: Any) -> str:
+        if self.name and len(self.plan.operation["outputs"]) == 1:
+            return self.name
+        base = self.name or (reference.GetName() if reference is not None else self.plan.entry["slug"])
+        return f"{base} {role['name']}"
+
+    def _keep_outside(self, path: Path, kind: str) -> Path:
+        """Results that no node holds leave the run's folder for MedGen's own."""
+        if self.folder not in path.parents:
+            return path
+        where = models.folder() if kind == "Model" else models.home() / "results"
+        target = where / free_name(self.name or self.plan.entry["slug"], where)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(str(path), str(target))
+        return target
+
+
+def free_name(stem: str, folder: Path) -> str:
+    """`stem` made of letters, digits, - and _, numbered so that neither it nor a training of it is in the folder."""
+    clean = "".join(
+        character if character.isascii() and (character.isalnum() or character in "-_") else "-" for character in stem
+    )
+    clean = clean.strip("-_") or "model"
+    number = 1
+    while (folder / f"{clean}-{number}").exists() or (folder / f"{clean}-{number}.training").exists():
+        number += 1
+    return f"{clean}-{number}"
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    file = path / "provenance.json" if path.is_dir() else path.with_name(path.name + ".provenance.json")
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(file.read_text("utf-8")))
+    return {}

@@ -1,0 +1,124 @@
+"""Copies of nodes that never enter the user's scene, and files and nodes that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+
+from MedGenLib.errors import BoundaryError
+
+
+@contextlib.contextmanager
+def scratch_scene() -> Iterator[Any]:
+    """A private vtkMRMLScene: copies in it raise no event, leave no undo state and no subject hierarchy item."""
+    scene = slicer.vtkMRMLScene()
+    try:
+        yield scene
+    finally:
+        scene.Clear(1)
+
+
+def copy_into(scene: Any, node: Any) -> Any:
+    """A deep copy of a node's content and name in a scratch scene, without references, attributes and transforms."""
+    copy = type(node)()
+    copy.CopyContent(node, True)
+    copy.SetName(node.GetName())
+    for name in list(copy.GetAttributeNames() or ()):
+        copy.RemoveAttribute(name)
+    scene.AddNode(copy)
+    return copy
+
+
+def share_voxels(scene: Any, node: Any, matrix: vtk.vtkMatrix4x4) -> Any:
+    """A volume node in a scratch scene with the voxel array of another (not to be changed) and its own IJK to RAS.
+
+    It has an image object of its own: Slicer's writers touch it, and a shared one would report that to the user's node.
+    """
+    image = vtk.vtkImageData()
+    image.ShallowCopy(node.GetImageData())
+    copy = type(node)()
+    copy.SetName(node.GetName())
+    copy.SetAndObserveImageData(image)
+    copy.SetIJKToRASMatrix(matrix)
+    scene.AddNode(copy)
+    return copy
+
+
+def write(node: Any, storage: Any, path: Path, owner: str) -> None:
+    """Write a scratch node into a staging folder by a storage node; BoundaryError, naming `owner`, when it fails."""
+    node.GetScene().AddNode(storage)
+    storage.SetFileName(str(path))
+    storage.SetUseCompression(0)
+    if not storage.WriteData(node) or not path.is_file():
+        raise BoundaryError(f"“{owner}” could not be written to {path.parent.parent}; check the free space there.")
+
+
+@contextlib.contextmanager
+def staged(folder: Path, owner: str) -> Iterator[Path]:
+    """A hidden folder inside `folder`; its files move into `folder` when the block ends well, else all is as before.
+
+    A file already there is never replaced: the one that moves in gets a number.
+
+    Raises:
+        BoundaryError: the folder cannot be made or written to.
+    """
+    made = _missing_parents(folder)
+    staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
+    try:
+        try:
+            staging.mkdir(parents=True)
+        except OSError as error:
+            raise BoundaryError(
+                f"“{owner}” cannot be written to {folder} ({error.strerror}); choose a folder that can be written to."
+            ) from None
+        yield staging
+        made = []
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def publish(path: Path, folder: Path) -> Path:
+    """Move a staged file into `folder` under its own name, numbered when that is taken; returns where it lies."""
+    stem, _, ending = path.name.partition(".")
+    target, number = folder / path.name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{stem}-{number}.{ending}"
+    os.replace(path, target)
+    return target
+
+
+def file_stem(role: str) -> str:
+    """A role name as the beginning of a file name."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", role) or "node"
+
+
+@contextlib.contextmanager
+def all_or_nothing(scene: Any) -> Iterator[None]:
+    """Remove every node that was added to `scene` inside the block when the block fails."""
+    before = {scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())}
+    try:
+        yield
+    except BaseException:
+        after = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
+        for node in reversed(after):
+            if node not in before and scene.IsNodePresent(node):
+                scene.RemoveNode(node)
+        raise
+
+
+def _missing_parents(folder: Path) -> list[Path]:
+    """The folders that making `folder` would make, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]

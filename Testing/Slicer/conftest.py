@@ -1,0 +1,37 @@
+"""Tests on the real MRML runtime (slicer-core): a fresh scene for each, and no error that goes unseen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in (ROOT, ROOT / "Testing" / "StandIn", Path(__file__).parent):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+pytest.importorskip("slicer.slicer_core", reason="slicer-core is not installed")
+
+import boot  # noqa: E402
+
+
+@pytest.fixture()
+def scene() -> Any:
+    """`slicer.mrmlScene`, empty but for Slicer's own singletons."""
+    return boot.fresh_scene()
+
+
+@pytest.fixture(autouse=True)
+def errors_in_callbacks_fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
+    """An exception in a VTK observer or a Qt slot is only printed by its caller; here it fails the test."""
+    caught: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, value, trace: caught.append(value))
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: caught.append(raised.exc_value))
+    yield caught
+    assert not caught, f"raised inside a callback: {caught!r}"
