@@ -1,4 +1,4 @@
-"""A plan carried out inside this Python, with the same results as in a process of its own. Imports torch when called."""
+"""A plan carried out inside this Python, with the same results as in a process of its own. Calls import torch."""
 
 from __future__ import annotations
 

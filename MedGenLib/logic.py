@@ -2,7 +2,8 @@
 light part only, so that it loads before torch is installed.
 
     logic = MedGenLogic()
-    model = logic.process("multiplanar-unet", "train", {"image": ct, "mask": drawn, "planes": planes}, wait=True)["model"]
+    drawn = {"image": ct, "mask": segmentation, "planes": planes}
+    model = logic.process("multiplanar-unet", "train", drawn, wait=True)["model"]
     result = logic.process("multiplanar-unet", "apply", {"image": ct}, model=model, wait=True)["mask"]
 """
 

@@ -1,4 +1,4 @@
-"""A run started from the scene: a process of its own, followed from a timer or waited for, its results loaded as nodes."""
+"""A run started from the scene: a process of its own, followed from a timer or waited for; its results become nodes."""
 
 from __future__ import annotations
 

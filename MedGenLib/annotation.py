@@ -1,0 +1,121 @@
+"""Which slices count as annotated: one Markups plane node a slice. An empty slice may mean background or untouched, so
+it has to be said. No Qt.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from MedGenLib.i18n import _
+from MedGenLib.load import load_results
+
+_SAME_DIRECTION = 0.9999
+_SAME_OFFSET = 0.25  # mm: nearer than half of any slice one would draw on
+
+
+def slice_nodes() -> list[Any]:
+    """The slice views' nodes, Red, Yellow, Green first."""
+    count = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
+    nodes = [slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLSliceNode") for index in range(count)]
+    order = ("Red", "Yellow", "Green")
+    rank = {name: index for index, name in enumerate(order)}
+    return sorted(nodes, key=lambda node: rank.get(node.GetLayoutName(), len(order)))
+
+
+def frame_of_slice(slice_node: Any) -> np.ndarray:
+    """4x4: two in-plane directions, the normal and the origin of a slice view, RAS mm."""
+    matrix = slice_node.GetSliceToRAS()
+    frame = np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+    frame[:3, :3] /= np.linalg.norm(frame[:3, :3], axis=0)
+    return frame
+
+
+def frame_of_plane(plane: Any) -> np.ndarray:
+    """The same of a plane node, in the world."""
+    axes = [[0.0] * 3 for _axis in range(3)]
+    plane.GetAxesWorld(*axes)
+    frame = np.eye(4)
+    frame[:3, :3] = np.array(axes).T
+    frame[:3, 3] = plane.GetOriginWorld()
+    return frame
+
+
+def same_plane(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two frames lie in one plane."""
+    normal = one[:3, 2]
+    return (
+        abs(float(normal @ other[:3, 2])) > _SAME_DIRECTION
+        and abs(float(normal @ (other[:3, 3] - one[:3, 3]))) < _SAME_OFFSET
+    )
+
+
+def mark(slice_node: Any, known: list[Any]) -> Any:
+    """The plane node of what a slice view shows: a new one, or the one among `known` that says so already."""
+    frame = frame_of_slice(slice_node)
+    for plane in known:
+        if same_plane(frame, frame_of_plane(plane)):
+            return plane
+    size = max(slice_node.GetFieldOfView()[:2])
+    return add_plane(frame, describe(frame), size)
+
+
+def add_plane(frame: np.ndarray, name: str, size: float = 0.0) -> Any:
+    """A plane node at a frame; hidden, as it would cover what is drawn."""
+    plane = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsPlaneNode", name)
+    plane.SetOriginWorld(frame[:3, 3])
+    plane.SetAxesWorld(frame[:3, 0], frame[:3, 1], frame[:3, 2])
+    if size > 0:
+        plane.SetSizeWorld(size, size)
+    hide(plane)
+    return plane
+
+
+def hide(plane: Any) -> None:
+    """Keep a plane node from covering the drawing, and from being dragged by accident."""
+    plane.CreateDefaultDisplayNodes()
+    plane.SetLocked(True)
+    plane.GetDisplayNode().SetVisibility(False)
+
+
+def describe(frame: np.ndarray) -> str:
+    """A name that a person recognises: "Axial S 12.0 mm", or "Oblique (S 12.0 mm)"."""
+    normal, origin = frame[:3, 2], frame[:3, 3]
+    axis = int(np.argmax(np.abs(normal)))
+    position = float(origin[axis]) if abs(normal[axis]) < 0.999 else float(normal @ origin * np.sign(normal[axis]))
+    letters = (("R", "L"), ("A", "P"), ("S", "I"))[axis]
+    where = f"{letters[0] if position >= 0 else letters[1]} {abs(position):.1f} mm"
+    if abs(normal[axis]) < 0.999:
+        return _("Oblique ({where})").format(where=where)
+    return f"{(_('Sagittal'), _('Coronal'), _('Axial'))[axis]} {where}"
+
+
+def jump_to(plane: Any) -> Any:
+    """Show a plane in the slice view that lies most nearly in its direction; that view's node, None without views."""
+    frame = frame_of_plane(plane)
+    views = slice_nodes()
+    if not views:
+        return None
+    view = max(views, key=lambda node: abs(float(frame_of_slice(node)[:3, 2] @ frame[:3, 2])))
+    origin = frame[:3, 3]
+    if abs(float(frame_of_slice(view)[:3, 2] @ frame[:3, 2])) < _SAME_DIRECTION:
+        view.SetSliceToRASByNTP(*frame[:3, 2], *frame[:3, 0], *origin, 0)
+    view.JumpSliceByOffsetting(*origin)
+    return view
+
+
+def planes_from_markups(content: dict[str, Any]) -> list[Any]:
+    """Plane nodes of the content of a .mrk.json, as an estimate suggests them; named by where they lie."""
+    with tempfile.TemporaryDirectory(prefix="medgen-") as folder:
+        path = Path(folder) / "planes.mrk.json"
+        path.write_text(json.dumps(content), encoding="utf-8")
+        planes = load_results(path, "Plane", _("Slice"))
+    for plane in planes:
+        plane.SetName(describe(frame_of_plane(plane)))
+        hide(plane)
+    return planes

@@ -1,0 +1,1 @@
+"""Methods with next to no science, quick enough to drive panel and Logic through real child processes."""

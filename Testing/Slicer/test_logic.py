@@ -1,0 +1,154 @@
+"""Logic without a panel: nodes in, a real child process, nodes out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from panel_tools import (  # noqa: F401
+    HERE,
+    SLUG,
+    add_drawing,
+    add_volume,
+    ball,
+    dice,
+    home,
+    labels_of,
+    node_count,
+    stub_catalog,
+)
+
+from MedGenLib.errors import MedGenLibError, RunError
+from MedGenLib.load import provenance_of
+from MedGenLib.logic import MedGenLogic
+
+
+@pytest.fixture
+def nodes(scene: Any, home: Path) -> dict[str, Any]:  # noqa: F811
+    """A volume and its drawing."""
+    volume = add_volume()
+    return {"image": volume, "mask": add_drawing(volume)}
+
+
+def test_train_then_apply_gives_a_segmentation_of_the_whole_volume(nodes: dict[str, Any], home: Path) -> None:  # noqa: F811
+    events: list[dict[str, Any]] = []
+    logic = MedGenLogic()
+    model = logic.process(SLUG, "train", nodes, tier="smoke", name="ball", wait=True, on_event=events.append)["model"]
+    assert model == home / "models" / "ball"
+    assert [record["name"] for record in logic.models(SLUG)] == ["ball"]
+    assert {"progress", "output", "done"} <= {event["event"] for event in events}
+    assert not (home / "runs" / "ball").exists()
+
+    result = logic.process(SLUG, "apply", {"image": nodes["image"]}, model="ball", wait=True)["mask"]
+    assert result.IsA("vtkMRMLSegmentationNode") and result.GetName() == "CT mask"
+    assert dice(labels_of(result, nodes["image"]), ball()) > 0.95
+    record = provenance_of(result)
+    assert record["method"] == SLUG and json.loads(record["model"])["name"] == "ball"
+
+
+def test_a_run_inside_this_python_gives_the_same(nodes: dict[str, Any]) -> None:
+    logic = MedGenLogic()
+    here = logic.process(SLUG, "train", nodes, tier="smoke", name="here", in_process=True)["model"]
+    there = logic.process(SLUG, "train", nodes, tier="smoke", name="there", wait=True)["model"]
+    assert (
+        json.loads((here / "medgen.json").read_text())["digest"]
+        == json.loads((there / "medgen.json").read_text())["digest"]
+    )
+    result = logic.process(SLUG, "apply", {"image": nodes["image"]}, model=here, in_process=True, name="Whole")["mask"]
+    assert result.GetName() == "Whole"
+    assert dice(labels_of(result, nodes["image"]), ball()) > 0.95
+
+
+def test_a_failed_run_is_one_sentence_and_leaves_the_scene_alone(nodes: dict[str, Any], home: Path) -> None:  # noqa: F811
+    empty = add_drawing(nodes["image"], slices=(), name="Nothing")
+    before = node_count()
+    with pytest.raises(MedGenLibError, match="Nothing") as caught:
+        MedGenLogic().process(SLUG, "train", {"image": nodes["image"], "mask": empty}, wait=True)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+    assert node_count() == before
+    assert not list((home / "models").glob("*")) if (home / "models").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"settings": {"steps": 0}}, "steps"),
+        ({"settings": {"stepps": 3}}, "stepps"),
+        ({"tier": "huge"}, "huge"),
+        ({"name": "no/name"}, "no/name"),
+        ({"inputs": {"picture": None}}, "picture"),
+        ({"inputs": {}}, "image"),
+    ],
+)
+def test_what_is_wrong_is_named(nodes: dict[str, Any], change: dict[str, Any], words: str) -> None:
+    arguments: dict[str, Any] = {"inputs": nodes, "in_process": True, **change}
+    before = node_count()
+    with pytest.raises(MedGenLibError, match=words):
+        MedGenLogic().process(SLUG, "train", **arguments)
+    assert node_count() == before
+
+
+def test_an_unknown_method_or_model_is_named(nodes: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="stub-treshold.*stub-threshold"):
+        MedGenLogic().process("stub-treshold", "train", nodes)
+    with pytest.raises(RunError, match="no model “nobody”"):
+        MedGenLogic().process(SLUG, "apply", {"image": nodes["image"]}, model="nobody", wait=True)
+
+
+def test_a_check_estimates_the_time_and_suggests_the_drawn_slices(nodes: dict[str, Any]) -> None:
+    run = MedGenLogic().check(SLUG, "train", nodes, tier="smoke")
+    run.wait()
+    assert run.estimate is not None and run.estimate["seconds"] == 240.0
+    assert len(run.estimate["suggested"]["planes"]["markups"]) == 3
+    assert not run.folder.exists()
+
+
+def test_cancelling_ends_the_process_and_the_training_can_go_on(nodes: dict[str, Any], home: Path) -> None:  # noqa: F811
+    logic = MedGenLogic()
+    settings = {"steps": 600, "pause": 0.05}
+    run = logic.process(SLUG, "train", nodes, settings, name="long")
+    _until(lambda: run.poll() is not None and run.progress is not None)
+    assert logic.interrupted(SLUG) == ["long"]
+    run.cancel()
+    _until(lambda: run.poll() is not None and not run.running)
+    assert run.state == "cancelled" and run.exit_code != 0
+    assert not (home / "models" / "long").exists()
+    with pytest.raises(RunError) as caught:
+        run.wait()
+    assert caught.value.exit_code == 4
+    assert logic.interrupted(SLUG) == ["long"]
+    again = logic.resume("long")
+    assert again.plan.settings["steps"] == 600 and again.plan.resume
+    again.kill()
+    _until(lambda: again.poll() is not None and not again.running)
+    logic.discard("long")
+    assert logic.interrupted(SLUG) == []
+
+
+def test_logic_loads_without_qt_and_without_torch() -> None:
+    code = (
+        "import sys, importlib.abc\n"
+        "class Forbidden(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('qt', 'ctk', 'torch', 'monai', 'pydantic', 'SimpleITK'):\n"
+        "            raise ImportError(name + ' is forbidden')\n"
+        "sys.meta_path.insert(0, Forbidden())\n"
+        "import MedGenLib.logic, MedGenLib.install, MedGenLib.annotation, MedGenLib.parameters, MedGenLib.cards\n"
+        "print(MedGenLib.logic.MedGenLogic().methods('MedGenSegmentation')[:0])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=HERE.parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _until(condition: Any, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
