@@ -110,7 +110,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _metadata(model: Model) -> dict[str, Any]:
-    """The keys MONAI's metadata schema requires (meta_schema_20240725); network_data_format from the catalog's roles."""
+    """The keys MONAI's metadata schema (meta_schema_20240725) requires; data formats from the catalog's roles."""
     import numpy
 
     entry = catalog.entry(model.slug)

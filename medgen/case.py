@@ -93,7 +93,7 @@ class Points:
     @property
     def found(self) -> NDArray[np.bool_]:
         """(N,) whether each point has a position."""
-        return np.isfinite(self.positions).all(axis=1)
+        return np.asarray(np.isfinite(self.positions).all(axis=1))
 
 
 @dataclass

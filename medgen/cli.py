@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgen import __version__, catalog, models
-from medgen.errors import DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
+from medgen.errors import CANCELLED, DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
 
 if TYPE_CHECKING:
     from medgen.bundle import Model
     from medgen.jobs import Run
     from medgen.method import Config, Method, Operation
+
+
+CHECKPOINT = "checkpoint.pt"  # as medgen.training writes it; that module imports torch
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("medgen: cancelled.", file=sys.stderr)
-        return 4
+        return CANCELLED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -334,7 +338,8 @@ def _print_roles(roles: list[dict[str, Any]], before: str) -> None:
         words = [role["modality"], role["dims"] if role["kind"] in ("Image", "Mask") else None, role["kind"]]
         notes = [word for word in ("optional", "many") if role[word]]
         print(
-            f"{before} {role['name']}: {' '.join(w for w in words if w)}{' (' + ', '.join(notes) + ')' if notes else ''}: {role['help']}"
+            f"{before} {role['name']}: {' '.join(w for w in words if w)}"
+            f"{' (' + ', '.join(notes) + ')' if notes else ''}: {role['help']}"
         )
 
 
@@ -377,21 +382,24 @@ def _operate(
         folder = args.output.with_name(args.output.name + ".training") if keeps else Path(scratch)
         run = _make_run(args, folder)
         if keeps:
-            _remember(run, method, operation, config, cohort)
-        written = execute.perform(
-            method,
-            operation,
-            config,
-            run,
-            args.output,
-            files=cases,
-            collection=cohort,
-            model=model,
-            overwrite=args.overwrite,
-        )
+            _remember(run, method, operation, config, cohort, args.overwrite)
+        try:
+            written = execute.perform(
+                method,
+                operation,
+                config,
+                run,
+                args.output,
+                files=cases,
+                collection=cohort,
+                model=model,
+                overwrite=args.overwrite,
+            )
+        except BaseException:
+            if keeps and not (folder / CHECKPOINT).exists():  # nothing worth resuming
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         if keeps:
-            import shutil
-
             shutil.rmtree(folder, ignore_errors=True)
         _say_done(run, written, args)
 
@@ -406,7 +414,9 @@ def _one_case_a_file(files: dict[str, list[str]]) -> list[dict[str, list[str]]]:
     return [{role: [paths[index]] for role, paths in files.items()} for index in range(count)]
 
 
-def _remember(run: Run, method: Method, operation: Operation, config: Config, cohort: Path | None) -> None:
+def _remember(
+    run: Run, method: Method, operation: Operation, config: Config, cohort: Path | None, overwrite: bool
+) -> None:
     """Note in the run's folder what it is a run of; a resume of something else is the user's mistake."""
     job = {
         "method": method.slug,
@@ -421,12 +431,15 @@ def _remember(run: Run, method: Method, operation: Operation, config: Config, co
         changed = [key for key in job if before.get(key) != job[key]]
         if changed:
             raise UserError(
-                f"{run.folder} is a run with another {' and '.join(changed)}; resume with the same, or start anew without --resume."
+                f"{run.folder} is a run with another {' and '.join(changed)}; "
+                "resume with the same, or start anew without --resume."
             )
         return
     if not run.resume and run.folder.exists():
-        import shutil
-
+        if (run.folder / CHECKPOINT).exists() and not overwrite:
+            raise UserError(
+                f"{run.folder} holds an interrupted run; go on with --resume, or discard it with --overwrite."
+            )
         shutil.rmtree(run.folder)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -462,7 +475,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.progress != "json":
         print(f"{operation.title}: the inputs are fit for it.")
         print(
-            f"Time about {_duration(result.seconds)} on {run.device}, memory about {result.memory_bytes / 2**30:.1f} GB, disk about {result.disk_bytes / 2**20:.0f} MB."
+            f"Time about {_duration(result.seconds)} on {run.device}, memory about "
+            f"{result.memory_bytes / 2**30:.1f} GB, disk about {result.disk_bytes / 2**20:.0f} MB."
         )
         for note in notes:
             print(f"- {note}")
@@ -497,7 +511,8 @@ def _models(args: argparse.Namespace) -> None:
             print(json.dumps(found, indent=1))
         for record in [] if args.json else found:
             print(
-                f"{Path(record['folder']).name:<24} {record['slug']:<24} {record['bytes'] / 2**20:7.1f} MB  {record.get('created', '')}  {record['digest'][:12]}"
+                f"{Path(record['folder']).name:<24} {record['slug']:<24} {record['bytes'] / 2**20:7.1f} MB  "
+                f"{record.get('created', '')}  {record['digest'][:12]}"
             )
         if not found and not args.json:
             print(f"No models yet in {models.folder()}.")

@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Row:
-    """One case of a cohort: files by role name (absolute paths, or the text itself for a class) and reserved columns."""
+    """One case of a cohort: absolute paths (the text itself for a class) by role name, and the reserved columns."""
 
     files: dict[str, list[str]]
     subject: str

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
+import math
 import os
 import shutil
+import struct
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +55,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno == 28 or "no space" in str(error).lower():
+        if (isinstance(error, OSError) and error.errno == 28) or "no space" in str(error).lower():
             raise UserError(f"There is no space left to write {path}; free some disk space and start again.") from None
         if isinstance(error, OSError):
             raise UserError(f"{path} cannot be written ({error.strerror}); choose another output folder.") from None
@@ -61,10 +65,11 @@ def written_whole(path: Path) -> Iterator[Path]:
             ) from None
         raise
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may not be one
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 # --- images and masks ---------------------------------------------------------------------------------------------
@@ -77,6 +82,8 @@ def read_itk(path: Path) -> sitk.Image:
     try:
         if path.is_dir():
             return _read_series(path)
+        if extension(path) in (".nii", ".nii.gz"):
+            _check_nifti_is_whole(path)
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):
@@ -84,9 +91,42 @@ def read_itk(path: Path) -> sitk.Image:
                 f"{path} has sheared axes, which cannot be kept; resample it to a grid with right angles first."
             ) from None
         raise UserError(
-            f"{path} cannot be read as an image (damaged, truncated or of an unknown form); export it again as NIfTI or NRRD."
+            f"{path} cannot be read as an image (damaged, truncated or of an unknown form); "
+            "export it again as NIfTI or NRRD."
         ) from None
     return image
+
+
+def _check_nifti_is_whole(path: Path) -> None:
+    """ITK fills what a truncated NIfTI lacks with zeros and says nothing, so count the bytes first (RuntimeError)."""
+    try:
+        with gzip.open(path) if extension(path) == ".nii.gz" else path.open("rb") as stream:
+            head = stream.read(544)
+            expected = _nifti_bytes(head)
+            found = len(head)
+            while block := stream.read(1 << 22):
+                found += len(block)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise RuntimeError(str(error)) from None
+    if found < expected:
+        raise RuntimeError(f"{found} of {expected} bytes")
+
+
+def _nifti_bytes(head: bytes) -> int:
+    """How many bytes a NIfTI-1 or -2 file must have, from its header: offset of the voxels + their count x size."""
+    for order in "<>":
+        (size,) = struct.unpack_from(order + "i", head)
+        if size == 348:
+            dims, (bits,) = struct.unpack_from(order + "8h", head, 40), struct.unpack_from(order + "h", head, 72)
+            offset = int(struct.unpack_from(order + "f", head, 108)[0])
+        elif size == 540:
+            dims, (bits,) = struct.unpack_from(order + "8q", head, 16), struct.unpack_from(order + "h", head, 14)
+            offset = struct.unpack_from(order + "q", head, 168)[0]
+        else:
+            continue
+        voxels = math.prod(max(1, dim) for dim in dims[1 : 1 + max(0, min(7, dims[0]))])
+        return int(offset + voxels * bits // 8)
+    raise RuntimeError("no NIfTI header")
 
 
 def _read_series(folder: Path) -> sitk.Image:
@@ -181,7 +221,7 @@ def write_image(image: Image, path: Path) -> None:
 
 
 def read_mask(path: Path, role: Role | None = None, log: Callable[[str], None] = lambda message: None) -> Mask:
-    """A label image or a Slicer .seg.nrrd; overlapping segments become one label map by `OVERLAP_RULE`, and are counted in the log."""
+    """A label image or a .seg.nrrd as one label map; overlaps go by `OVERLAP_RULE` and are counted in the log."""
     image = _squeezed(read_itk(path), path)
     affine = _checked_affine(image, path)
     axes = image.GetDimension()
@@ -193,8 +233,8 @@ def read_mask(path: Path, role: Role | None = None, log: Callable[[str], None] =
             raise UserError(f"{path} holds fractions, not labels; choose a segmentation or a label map.")
         layers = layers.astype(np.int32)
     keys = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
-    segments, data = _merge_layers(layers, keys, path, log)
-    data = torch.from_numpy(np.ascontiguousarray(data))
+    segments, merged = _merge_layers(layers, keys, path, log)
+    data = torch.from_numpy(np.ascontiguousarray(merged))
     if role is not None:
         data = _fit_dimensions(data[None], role, path)[0]
     return Mask(data, affine, segments, name=_stem(path))

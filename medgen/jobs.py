@@ -4,12 +4,14 @@ Both sides of the process boundary stand here, so that the words they exchange a
 (`Run` imports torch when it is made): Slicer's own process uses `Job`.
 
 The words are JSON lines on standard output, each with "event": progress (stage, done, total, seconds_left), log
-(message), metric (name, value, step), output (role, path), estimate (seconds, memory_bytes, disk_bytes, notes), card, error (message,
-code), done (folder). Ending: the parent writes "cancel" to the child's standard input, or closes it.
+(message), metric (name, value, step), output (role, path), estimate (seconds, memory_bytes, disk_bytes, notes,
+suggested), error (message, code), done (folder). Ending: the parent writes "cancel" to the child's standard input, or
+closes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -234,10 +236,8 @@ class Job:
         self.exit_code = self._process.returncode
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
-                try:
+                with contextlib.suppress(OSError):  # the child closed its end first
                     stream.close()
-                except OSError:  # the child closed its end first
-                    pass
         if self.exit_code == DONE:
             self.state = "done"
         elif self._cancelled or self.exit_code == CANCELLED:
@@ -287,7 +287,5 @@ class Job:
         if os.name == "nt":
             subprocess.run(["taskkill", "/T", "/F", "/PID", str(self._process.pid)], check=False, capture_output=True)
         else:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass

@@ -111,7 +111,7 @@ def _unpack(source: Path, target: Path) -> None:
                 )
         if len(members) > MAX_FILES or sum(member.file_size for member in members) > MAX_BYTES:
             raise UserError(
-                f"{source} would unpack to more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB; do not use this archive."
+                f"{source} would unpack to more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB; do not use it."
             )
         target.mkdir(parents=True)
         try:

@@ -97,8 +97,8 @@ class EMA:
         """average <- decay average + (1 - decay) weights."""
         for mine, theirs in zip(self.network.parameters(), network.parameters(), strict=True):
             mine.lerp_(theirs, 1.0 - self.decay)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+        for average, latest in zip(self.network.buffers(), network.buffers(), strict=True):
+            average.copy_(latest)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged network's state."""

@@ -1,4 +1,4 @@
-"""Shared by the backend's tests: the stub methods' catalog, small images, the command line in this or another process."""
+"""Shared by the backend's tests: the stub methods' catalog, small images, the command line in another process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def data() -> Path:
     return DATA
 
 
-def volume(shape: tuple[int, int, int] = (12, 10, 8), seed: int = 0, spacing: tuple[float, ...] = (1.0, 1.5, 2.0)) -> sitk.Image:
+def volume(
+    shape: tuple[int, int, int] = (12, 10, 8), seed: int = 0, spacing: tuple[float, ...] = (1.0, 1.5, 2.0)
+) -> sitk.Image:
     """A small random volume, (x, y, z) voxels."""
     array = np.random.default_rng(seed).normal(100, 20, shape[::-1]).astype(np.float32)
     image = sitk.GetImageFromArray(array)

@@ -15,7 +15,7 @@ from conftest import HERE, ROOT
 from medgen import io
 from medgen.jobs import Job, command, environment
 
-SLOW_METHOD = '''
+SLOW_METHOD = """
 import os, subprocess, sys, time
 from pathlib import Path
 from medgen.case import Case, Table
@@ -29,7 +29,7 @@ class Waiter(Method):
     module, group = "MedGenSynthesis", "Generate"
     operations = (
         Operation("wait", "Wait", "Polite.", Wait, "nothing", outputs=(Role("out", Kind.TABLE, "nothing"),)),
-        Operation("hang", "Hang", "Deaf, with a child.", Wait, "nothing", outputs=(Role("out", Kind.TABLE, "nothing"),)),
+        Operation("hang", "Hang", "Deaf parent.", Wait, "nothing", outputs=(Role("out", Kind.TABLE, "nothing"),)),
         Operation("crash", "Crash", "Our fault.", Wait, "nothing", outputs=(Role("out", Kind.TABLE, "nothing"),)),
         Operation("swallow", "Swallow", "Too big.", Wait, "nothing", outputs=(Role("out", Kind.TABLE, "nothing"),)),
     )
@@ -51,7 +51,7 @@ class Waiter(Method):
 
     def swallow(self, config, run, model):
         raise MemoryError
-'''
+"""
 
 
 @pytest.fixture
@@ -110,7 +110,9 @@ def test_cancel_ends_a_deaf_run_and_its_children(waiter: Path) -> None:
     assert not _alive(child)
 
 
-@pytest.mark.parametrize(("operation", "code", "words"), [("crash", 1, "own fault"), ("swallow", 3, "not enough memory")])
+@pytest.mark.parametrize(
+    ("operation", "code", "words"), [("crash", 1, "own fault"), ("swallow", 3, "not enough memory")]
+)
 def test_a_failed_run_is_never_shown_as_success(waiter: Path, operation: str, code: int, words: str) -> None:
     job = _job(waiter, operation)
     assert job.wait(60) == code
@@ -120,7 +122,12 @@ def test_a_failed_run_is_never_shown_as_success(waiter: Path, operation: str, co
 def test_a_run_ends_itself_when_its_parent_is_gone(waiter: Path) -> None:
     arguments = ["run", "waiter", "wait", "-o", str(waiter / "out.csv"), "--progress", "json", "--parent"]
     process = subprocess.Popen(
-        command(arguments), env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command(arguments),
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None and process.stdin is not None
     while '"waiting"' not in process.stdout.readline():
@@ -131,7 +138,9 @@ def test_a_run_ends_itself_when_its_parent_is_gone(waiter: Path) -> None:
 
 def test_an_interrupt_from_the_keyboard_is_a_cancellation(waiter: Path) -> None:
     arguments = ["run", "waiter", "wait", "-o", str(waiter / "out.csv"), "--progress", "json"]
-    process = subprocess.Popen(command(arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     while '"waiting"' not in process.stdout.readline():
         pass
