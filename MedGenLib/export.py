@@ -15,7 +15,6 @@ What every reader of these files may rely on:
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
 import struct
 from collections.abc import Callable, Iterator
@@ -25,12 +24,11 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
 
-from MedGenLib import frames, segmentations
+from MedGenLib import frames, markups, segmentations, tables
 from MedGenLib.errors import BoundaryError
 from MedGenLib.geometry import Placement, covering_grid, ijk_to_ras, is_right_angled, placement_of, resample, to_vtk
-from MedGenLib.scratch import copy_into, file_stem, publish, scratch_scene, share_voxels, staged, write
+from MedGenLib.scratch import file_stem, publish, scratch_scene, share_voxels, staged, write
 
 Log = Callable[[str], None]
 
@@ -58,7 +56,6 @@ _NEEDED = {
     "Matrix": "a table",
     "Table": "a table",
 }
-_FEWEST_POINTS = {"Points": 1, "Line": 2, "Curve": 2, "Plane": 1, "Box": 1, "Sphere": 1}
 
 
 def export_node(
@@ -124,9 +121,12 @@ def write_placed(
         return path
     if kind in ("Matrix", "Table"):
         path = stem.with_name(stem.name + ".csv")
-        _write_table(node, path, owner.GetName())
+        tables.write_csv(node, path, owner.GetName())
         return path
-    return _write_markup(node, owner.GetName(), kind, stem, placement, scratch, log)
+    path = stem.with_name(stem.name + ".mrk.json")
+    copy = markups.in_world(node, owner.GetName(), kind, placement, scratch, log)
+    write(copy, markups.storage_for(copy), path, owner.GetName())
+    return path
 
 
 def check_class(node: Any, kind: str) -> None:
@@ -148,10 +148,9 @@ def check_content(node: Any, kind: str, name: str | None = None) -> None:
     elif kind == "Mask":
         segmentations.check(node, name)
     elif kind in ("Matrix", "Table"):
-        if node.GetNumberOfColumns() == 0 or node.GetNumberOfRows() == 0:
-            raise BoundaryError(f"Table “{name}” is empty; fill it or choose another.")
+        tables.check(node, name)
     else:
-        _check_markup(node, kind, name)
+        markups.check(node, kind, name)
 
 
 def _described(node: Any) -> str:
@@ -277,69 +276,3 @@ def _header_lines(path: Path) -> Iterator[str]:
             if not line.strip() or line.startswith(b"ElementDataFile"):
                 return
             yield line.decode("latin-1")
-
-
-# --- markups ------------------------------------------------------------------------------------------------------
-
-
-def _check_markup(node: Any, kind: str, name: str) -> None:
-    if kind in ("Box", "Sphere"):
-        if node.GetNumberOfDefinedControlPoints() < 1 or min(node.GetSize()) <= 0:
-            raise BoundaryError(f"ROI “{name}” has no size; place it in the views or choose another.")
-        return
-    if kind == "Plane":
-        if not node.GetIsPlaneValid():
-            raise BoundaryError(f"Plane “{name}” is not placed; place it in the views or choose another.")
-        return
-    placed = node.GetNumberOfControlPoints() if kind == "Points" else node.GetNumberOfDefinedControlPoints()
-    if placed < _FEWEST_POINTS[kind]:
-        raise BoundaryError(f"“{name}” has {placed} of at least {_FEWEST_POINTS[kind]} points; place the missing ones.")
-
-
-def _write_markup(node: Any, name: str, kind: str, stem: Path, placement: Placement, scratch: Any, log: Log) -> Path:
-    copy = copy_into(scratch, node)
-    if not placement.is_identity:
-        copy.ApplyTransform(placement.to_world)
-        if kind in ("Box", "Sphere", "Plane") and not _stays_right_angled(node, placement):
-            log(f"“{name}” is bent by its transform: the {kind.lower()} that Slicer shows in its place was taken.")
-    path = stem.with_name(stem.name + ".mrk.json")
-    write(copy, getattr(slicer, node.GetDefaultStorageNodeClassName())(), path, name)
-    return path
-
-
-def _stays_right_angled(node: Any, placement: Placement) -> bool:
-    if placement.matrix is None:
-        return False
-    own = vtk.vtkMatrix4x4()
-    if node.IsA("vtkMRMLMarkupsROINode"):
-        own.DeepCopy(node.GetObjectToNodeMatrix())
-    else:
-        node.GetObjectToNodeMatrix(own)
-    axes = np.array([[own.GetElement(row, column) for column in range(4)] for row in range(4)])
-    return is_right_angled(placement.matrix @ axes)
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
-
-
-def _write_table(node: Any, path: Path, name: str) -> None:
-    """CSV in UTF-8 with every digit of the numbers; Slicer's own writer rounds them and leaves a schema file beside."""
-
-    table = node.GetTable()
-    columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([column.GetName() or "" for column in columns])
-            for row in range(table.GetNumberOfRows()):
-                writer.writerow([_cell(column, row) for column in columns])
-    except OSError as error:
-        raise BoundaryError(f"“{name}” could not be written to {path.parent.parent} ({error.strerror}).") from None
-
-
-def _cell(column: Any, row: int) -> str:
-    if not isinstance(column, vtk.vtkDataArray):
-        return column.GetVariantValue(row).ToString()
-    # numpy's shortest text that reads back as the same number of the column's own type
-    value = vtk_to_numpy(column)[row]
-    return "" if value.dtype.kind == "f" and np.isnan(value) else str(value)

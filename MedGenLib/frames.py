@@ -6,6 +6,7 @@ top row of the file, and Slicer's axial view shows it on top, because a picture'
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def read_png(path: Path, reference: Any = None) -> Any:
         BoundaryError: the file is not a readable PNG.
     """
     reader = vtk.vtkPNGReader()
-    if not path.is_file() or not reader.CanReadFile(str(path)):
+    if not _is_whole_png(path) or not reader.CanReadFile(str(path)):
         raise BoundaryError(f"{path} is not a readable PNG picture; run the method again.")
     reader.SetFileName(str(path))
     reader.Update()
@@ -76,6 +77,23 @@ def read_png(path: Path, reference: Any = None) -> Any:
     node.SetAndObserveImageData(image)
     node.SetIJKToRASMatrix(to_vtk(_picture_place(reference, (width, height, 1))))
     return node
+
+
+def _is_whole_png(path: Path) -> bool:
+    """Whether a file has all chunks of a PNG, each with its right checksum: VTK's reader crashes on truncated ones."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    names, at = [], 8
+    while data[:8] == b"\x89PNG\r\n\x1a\n" and at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        body = data[at + 4 : at + 8 + length]
+        if int.from_bytes(data[at + 8 + length : at + 12 + length], "big") != zlib.crc32(body):
+            return False
+        names.append(body[:4])
+        at += 12 + length
+    return names[:1] == [b"IHDR"] and b"IDAT" in names and names[-1] == b"IEND"
 
 
 def _picture_place(reference: Any, size: tuple[int, int, int]) -> np.ndarray:

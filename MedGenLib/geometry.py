@@ -73,13 +73,13 @@ def placement_of(node: Any, substitute: Any = lambda transform_node: transform_n
     """The placement of a transformable node under its chain of parent transforms.
 
     Args:
-        node: a vtkMRMLTransformableNode.
+        node: a node; one that is not transformable (a table) lies in the world.
         substitute: gives for each transform node of the chain the one to use instead (another frame of a sequence).
     """
     to_world = vtk.vtkGeneralTransform()
     to_world.PostMultiply()
     matrix: np.ndarray | None = np.eye(4)
-    parent = node.GetParentTransformNode()
+    parent = node.GetParentTransformNode() if node.IsA("vtkMRMLTransformableNode") else None
     while parent is not None:
         used = substitute(parent)
         if used.IsLinear():

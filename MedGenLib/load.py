@@ -5,28 +5,16 @@ The nodes keep no link to the run's files: those may be deleted, and a saved sce
 
 from __future__ import annotations
 
-import csv
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import slicer
-import vtk
 
-from MedGenLib import frames, segmentations
+from MedGenLib import frames, markups, segmentations, tables
 from MedGenLib.errors import BoundaryError
 from MedGenLib.scratch import all_or_nothing, scratch_scene
 
-MARKUP_CLASSES = {
-    "Fiducial": "vtkMRMLMarkupsFiducialNode",
-    "Line": "vtkMRMLMarkupsLineNode",
-    "Angle": "vtkMRMLMarkupsAngleNode",
-    "Curve": "vtkMRMLMarkupsCurveNode",
-    "ClosedCurve": "vtkMRMLMarkupsClosedCurveNode",
-    "Plane": "vtkMRMLMarkupsPlaneNode",
-    "ROI": "vtkMRMLMarkupsROINode",
-}
 _MARKUP_KINDS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
 _TABLE_KINDS = ("Matrix", "Table", "Plot")
 PROVENANCE_PREFIX = "MedGen."
@@ -97,9 +85,9 @@ def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None) -> li
     if kind == "Mask":
         return [segmentations.read(path, scratch)]
     if kind in _MARKUP_KINDS:
-        return _read_markups(path, scratch)
+        return markups.read(path, scratch)
     if kind in _TABLE_KINDS:
-        return [_read_table(path)]
+        return [tables.read_csv(path)]
     raise BoundaryError(f"A {kind.lower()} has no node in Slicer; it stays in {path}.")
 
 
@@ -163,69 +151,3 @@ def _read_volume(path: Path, scratch: Any) -> Any:
         if (components == 1) == (node.GetClassName() == "vtkMRMLScalarVolumeNode") and components:
             return node
     raise BoundaryError(f"{path} cannot be read as an image; run the method again.")
-
-
-def _read_markups(path: Path, scratch: Any) -> list[Any]:
-    refused = BoundaryError(f"{path} is not a readable Slicer markups file; run the method again.")
-    try:
-        items = json.loads(path.read_text("utf-8"))["markups"]
-        classes = [MARKUP_CLASSES[item["type"]] for item in items]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise refused from None
-    if not classes:
-        raise refused
-    nodes = []
-    with tempfile.TemporaryDirectory() as folder:
-        for item, class_name in zip(items, classes, strict=True):
-            # Slicer's storage reads the first markup of a file, so each gets a file of its own.
-            part = Path(folder) / "part.mrk.json"
-            part.write_text(json.dumps({"markups": [item]}), encoding="utf-8")
-            node = getattr(slicer, class_name)()
-            scratch.AddNode(node)
-            storage = getattr(slicer, node.GetDefaultStorageNodeClassName())()
-            scratch.AddNode(storage)
-            storage.SetFileName(str(part))
-            if not storage.ReadData(node):
-                raise refused
-            node.SetName(str(item.get("name") or ""))
-            scratch.RemoveNode(node)
-            nodes.append(node)
-    return nodes
-
-
-def _read_table(path: Path) -> Any:
-    """A table node; columns whose every cell is a number (or empty) become numbers."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        rows = []
-    if not rows or any(len(row) != len(rows[0]) for row in rows):
-        raise BoundaryError(f"{path} is not a readable CSV table; run the method again.")
-    node = slicer.vtkMRMLTableNode()
-    for index, title in enumerate(rows[0]):
-        cells = [row[index] for row in rows[1:]]
-        column = _number_column(cells) or _text_column(cells)
-        column.SetName(title)
-        node.AddColumn(column)
-    return node
-
-
-def _number_column(cells: list[str]) -> vtk.vtkDoubleArray | None:
-    try:
-        values = [float(cell) if cell.strip() else float("nan") for cell in cells]
-    except ValueError:
-        return None
-    if not any(cell.strip() for cell in cells):
-        return None
-    column = vtk.vtkDoubleArray()
-    for value in values:
-        column.InsertNextValue(value)
-    return column
-
-
-def _text_column(cells: list[str]) -> vtk.vtkStringArray:
-    column = vtk.vtkStringArray()
-    for cell in cells:
-        column.InsertNextValue(cell)
-    return column

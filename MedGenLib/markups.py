@@ -1,0 +1,105 @@
+"""Points, lines, curves, planes and boxes between markups nodes and .mrk.json files."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+
+from MedGenLib.errors import BoundaryError
+from MedGenLib.geometry import Placement, from_vtk, is_right_angled
+from MedGenLib.scratch import copy_into
+
+MARKUP_CLASSES = {
+    "Fiducial": "vtkMRMLMarkupsFiducialNode",
+    "Line": "vtkMRMLMarkupsLineNode",
+    "Angle": "vtkMRMLMarkupsAngleNode",
+    "Curve": "vtkMRMLMarkupsCurveNode",
+    "ClosedCurve": "vtkMRMLMarkupsClosedCurveNode",
+    "Plane": "vtkMRMLMarkupsPlaneNode",
+    "ROI": "vtkMRMLMarkupsROINode",
+}
+_FEWEST_POINTS = {"Points": 1, "Line": 2, "Curve": 2}
+
+
+def check(node: Any, kind: str, name: str) -> None:
+    """BoundaryError when a markup is not placed so far that it says something."""
+    if kind in ("Box", "Sphere"):
+        if node.GetNumberOfDefinedControlPoints() < 1 or min(node.GetSize()) <= 0:
+            raise BoundaryError(f"ROI “{name}” has no size; place it in the views or choose another.")
+        return
+    if kind == "Plane":
+        if not node.GetIsPlaneValid():
+            raise BoundaryError(f"Plane “{name}” is not placed; place it in the views or choose another.")
+        return
+    placed = node.GetNumberOfControlPoints() if kind == "Points" else node.GetNumberOfDefinedControlPoints()
+    if placed < _FEWEST_POINTS[kind]:
+        raise BoundaryError(f"“{name}” has {placed} of at least {_FEWEST_POINTS[kind]} points; place the missing ones.")
+
+
+def in_world(node: Any, name: str, kind: str, placement: Placement, scratch: Any, log: Callable[[str], None]) -> Any:
+    """A copy of a markup in the scratch scene, in world coordinates: points not placed stay so, boxes turn with it."""
+    copy = copy_into(scratch, node)
+    if not placement.is_identity:
+        copy.ApplyTransform(placement.to_world)
+        if kind in ("Box", "Sphere", "Plane") and not _stays_right_angled(node, placement):
+            log(f"“{name}” is bent by its transform: the {kind.lower()} that Slicer shows in its place was taken.")
+    return copy
+
+
+def storage_for(node: Any) -> Any:
+    """A new storage node for .mrk.json files (a node in a scratch scene does not know its own)."""
+    if node.IsA("vtkMRMLMarkupsROINode"):
+        return slicer.vtkMRMLMarkupsROIJsonStorageNode()
+    if node.IsA("vtkMRMLMarkupsPlaneNode"):
+        return slicer.vtkMRMLMarkupsPlaneJsonStorageNode()
+    return slicer.vtkMRMLMarkupsJsonStorageNode()
+
+
+def _stays_right_angled(node: Any, placement: Placement) -> bool:
+    if placement.matrix is None:
+        return False
+    own = vtk.vtkMatrix4x4()
+    if node.IsA("vtkMRMLMarkupsROINode"):
+        own.DeepCopy(node.GetObjectToNodeMatrix())
+    else:
+        node.GetObjectToNodeMatrix(own)
+    return is_right_angled(placement.matrix @ from_vtk(own))
+
+
+def read(path: Path, scratch: Any) -> list[Any]:
+    """One node, in no scene, for each markup of a file, in order, named as in the file.
+
+    Raises:
+        BoundaryError: the file is not a markups file, or holds a markup that Slicer does not know.
+    """
+    refused = BoundaryError(f"{path} is not a readable Slicer markups file; run the method again.")
+    try:
+        items = json.loads(path.read_text("utf-8"))["markups"]
+        classes = [MARKUP_CLASSES[item["type"]] for item in items]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise refused from None
+    if not classes:
+        raise refused
+    nodes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for item, class_name in zip(items, classes, strict=True):
+            # Slicer's storage reads the first markup of a file, so each gets a file of its own.
+            part = Path(folder) / "part.mrk.json"
+            part.write_text(json.dumps({"markups": [item]}), encoding="utf-8")
+            node = getattr(slicer, class_name)()
+            scratch.AddNode(node)
+            storage = storage_for(node)
+            scratch.AddNode(storage)
+            storage.SetFileName(str(part))
+            if not storage.ReadData(node):
+                raise refused
+            node.SetName(str(item.get("name") or ""))
+            scratch.RemoveNode(node)
+            nodes.append(node)
+    return nodes

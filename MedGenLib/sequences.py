@@ -1,0 +1,151 @@
+"""Sequences: frames of a browser out as files, and results back as a sequence that plays in the same browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from MedGenLib.errors import BoundaryError
+from MedGenLib.export import check_class, write_placed
+from MedGenLib.geometry import placement_of
+from MedGenLib.load import place_beside, read_nodes, show, stamp
+from MedGenLib.scratch import all_or_nothing, file_stem, publish, scratch_scene, staged
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One exported frame: its file and the index value (a time, a position) under which the sequence keeps it."""
+
+    path: Path
+    index_value: str
+
+
+def browser_of(node: Any) -> Any:
+    """The sequence browser that a node is the proxy of, or None."""
+    return slicer.modules.sequences.logic().GetFirstBrowserNodeForProxyNode(node)
+
+
+def export_sequence(
+    proxy: Any,
+    folder: Path,
+    role: str,
+    kind: str,
+    *,
+    browser: Any = None,
+    frames: str = "all",
+    reference: Any = None,
+    segments: list[str] | None = None,
+    log: Callable[[str], None],
+) -> list[Frame]:
+    """Write the frames of a sequence, each in world coordinates; parents that are sequences too move with it.
+
+    Args:
+        proxy: the node that shows the sequence's current frame.
+        folder: where the files go: ROLE_0000, ROLE_0001, … in the order of the sequence.
+        role, kind, reference, segments, log: as for `export_node`.
+        browser: the sequence browser; the first one that `proxy` belongs to when None.
+        frames: "all", or "current" for the one that the browser shows.
+    Returns:
+        One `Frame` a file, in the order of the sequence.
+    Raises:
+        BoundaryError: no sequence, or a frame that cannot be written; neither scene nor folder has changed.
+    """
+    check_class(proxy, kind)
+    browser = browser_of(proxy) if browser is None else browser
+    sequence = browser.GetSequenceNode(proxy) if browser is not None else None
+    if sequence is None or sequence.GetNumberOfDataNodes() == 0:
+        raise BoundaryError(f"“{proxy.GetName()}” is not a frame of a sequence; choose a node that a sequence plays.")
+    if frames == "current":
+        value = _current_value(browser, sequence)
+        numbers = [sequence.GetItemNumberFromIndexValue(value, False)]
+    else:
+        numbers = list(range(sequence.GetNumberOfDataNodes()))
+    written = []
+    with staged(Path(folder), proxy.GetName()) as staging:
+        for number in numbers:
+            value = sequence.GetNthIndexValue(number)
+            placement = placement_of(proxy, lambda node, value=value: _frame_of(browser, node, value))
+            data = sequence.GetNthDataNode(number)
+            stem = staging / f"{file_stem(role)}_{number:04d}"
+            with scratch_scene() as scratch:
+                path = write_placed(data, proxy, kind, stem, placement, scratch, reference, segments, log)
+            written.append((path, value))
+        return [Frame(publish(path, Path(folder)), value) for path, value in written]
+
+
+def join_sequence(
+    paths: list[Path],
+    index_values: list[str],
+    kind: str,
+    name: str,
+    *,
+    proxy: Any,
+    browser: Any = None,
+    scene: Any = None,
+    provenance: dict[str, Any] | None = None,
+) -> Any:
+    """Load one result a frame as a new sequence that the input's browser plays in step.
+
+    Args:
+        paths: result files, in order.
+        index_values: the index value of each, as `export_sequence` gave them.
+        kind: what the files hold.
+        name: name of the new sequence and of the node that shows its current frame.
+        proxy: the input node, whose browser the result joins and beside which it is put.
+        browser: the sequence browser; the first one that `proxy` belongs to when None.
+        scene: the scene; `slicer.mrmlScene` when None.
+        provenance: set as attributes of every frame, the sequence and the new node.
+    Returns:
+        The new proxy node.
+    Raises:
+        BoundaryError: a file is unreadable, or the input belongs to no browser; the scene has not changed.
+    """
+    scene = slicer.mrmlScene if scene is None else scene
+    browser = browser_of(proxy) if browser is None else browser
+    if browser is None:
+        raise BoundaryError(f"“{proxy.GetName()}” is not a frame of a sequence; choose a node that a sequence plays.")
+    master = browser.GetMasterSequenceNode()
+    with scratch_scene() as scratch, all_or_nothing(scene):
+        sequence = slicer.vtkMRMLSequenceNode()
+        sequence.SetName(scene.GenerateUniqueName(name))
+        for copied in ("IndexName", "IndexUnit", "IndexType", "NumericIndexValueTolerance"):
+            getattr(sequence, f"Set{copied}")(getattr(master, f"Get{copied}")())
+        for path, value in zip(paths, index_values, strict=True):
+            nodes = read_nodes(Path(path), kind, scratch, proxy)
+            if len(nodes) != 1:
+                raise BoundaryError(f"{path} holds {len(nodes)} markups where one was expected; split the file.")
+            nodes[0].SetName(name)
+            stamp(nodes[0], provenance or {})
+            sequence.SetDataNodeAtValue(nodes[0], value)
+        stamp(sequence, provenance or {})
+        scene.AddNode(sequence)
+        browser.AddSynchronizedSequenceNode(sequence)
+        # Where the result has no frame for the browser's position (only one frame was run), nothing older is shown.
+        browser.SetMissingItemMode(sequence, slicer.vtkMRMLSequenceBrowserNode.MissingItemSetToDefault)
+        slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+        result = browser.GetProxyNode(sequence)
+        if result is None:
+            raise BoundaryError(f"The results of “{proxy.GetName()}” could not join its browser; load them one by one.")
+        stamp(result, provenance or {})
+        show(result, proxy)
+        place_beside(result, proxy)
+        place_beside(sequence, proxy)
+    return result
+
+
+def _current_value(browser: Any, sequence: Any) -> str:
+    """The index value of the frame that the browser shows."""
+    value = browser.GetMasterSequenceNode().GetNthIndexValue(max(browser.GetSelectedItemNumber(), 0))
+    exact = sequence.GetItemNumberFromIndexValue(value, True) >= 0
+    return value if exact else sequence.GetNthIndexValue(max(sequence.GetItemNumberFromIndexValue(value, False), 0))
+
+
+def _frame_of(browser: Any, node: Any, value: str) -> Any:
+    """A transform node as it is in a frame: its sequence's data node where the browser plays it, else itself."""
+    sequence = browser.GetSequenceNode(node)
+    data = sequence.GetDataNodeAtValue(value, False) if sequence is not None else None
+    return node if data is None else data
