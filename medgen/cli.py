@@ -445,6 +445,7 @@ def _remember(
         run.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(job), encoding="utf-8")
     except OSError as error:
+        shutil.rmtree(run.folder, ignore_errors=True)
         raise UserError(
             f"Output folder {run.folder.parent} cannot be written to ({error.strerror}); choose another."
         ) from None

@@ -140,7 +140,10 @@ class Targets:
                         continue
                     raise RuntimeError(f"{self.operation.name} gave nothing for role {role.name}")
                 target = self.paths[role.name]
-                moves += _stage(result[role.name], role, target, staging, record)
+                try:
+                    moves += _stage(result[role.name], role, target, staging, record)
+                except UserError as error:  # the user knows the target, not the folder we write to first
+                    raise UserError(str(error).replace(str(staging / role.name), str(target.parent))) from None
             for staged, target in moves:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if target.is_dir() and self.overwrite:

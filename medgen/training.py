@@ -14,6 +14,7 @@ global random state at the end of a step, and a stage goes on with the step afte
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ class Training:
         self._seconds = checkpoint_seconds
         self._finished: dict[str, int] = {}
         precision = "bf16-mixed" if run.precision == "bf16" else "32-true"
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on the terminal
         self._fabric = Fabric(accelerator=run.device.type, devices=1, precision=precision)  # type: ignore[arg-type]
         for part in parts.values():
             if isinstance(part, nn.Module):

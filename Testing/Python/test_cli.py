@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+import torch
 from conftest import ROOT, medgen, volume
 
 from medgen import bundle, io
@@ -119,7 +123,7 @@ def test_a_mistake_is_one_sentence_code_2_and_leaves_nothing(
     name: str, cohort: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = cohort.parent
-    model = Model("stub-3d-stylegan", {"generator_ema": {"weight": __import__("torch").zeros(480, 4)}}, {"steps": 5})
+    model = Model("stub-3d-stylegan", {"generator_ema": {"weight": torch.zeros(480, 4)}}, {"steps": 5})
     bundle.save(model, folder / "model")
     bundle.save(model, folder / "damaged")
     (folder / "damaged" / "models" / "generator_ema.safetensors").write_bytes(b"x")
@@ -132,8 +136,6 @@ def test_a_mistake_is_one_sentence_code_2_and_leaves_nothing(
     code = main([*filled, "--progress", "none"] if filled[0] in ("train", "run", "apply") else filled)
     error = capfd.readouterr().err
     assert code == 2
-    import re
-
     assert re.search(words, error), error
     assert "Traceback" not in error and error.startswith("medgen: ") and error.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -185,3 +187,43 @@ def test_doctor_finds_this_installation_well_and_names_nobody() -> None:
     assert report["versions"]["torch"] and report["torch_build"]
     person = medgen("doctor").stdout
     assert os.path.expanduser("~") not in person and "All is well" in person
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB, where this machine lets us mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_a_disk_too_small_for_the_result_is_code_2_and_leaves_nothing(
+    stubs: Path, small_disk: Path, ending: str
+) -> None:
+    sitk.WriteImage(volume((60, 60, 60)), str(stubs / "big.nii.gz"))
+    networks = {"mr_to_ct": {"gain": torch.ones(1), "offset": torch.zeros(1)}}
+    bundle.save(Model("stub-bridged-pix2pix", networks, {}), stubs / "model")
+    arguments = [
+        "run",
+        "stub-bridged-pix2pix",
+        "mr-to-ct",
+        "--model",
+        stubs / "model",
+        "-i",
+        f"mr={stubs / 'big.nii.gz'}",
+    ]
+    done = medgen(*arguments, "-o", small_disk / f"out{ending}")
+    assert done.returncode == 2 and "space" in done.stderr and "Traceback" not in done.stderr
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_code_2_and_leaves_nothing(cohort: Path, small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(b"0" * 230_000)
+    done = medgen("train", "stub-3d-stylegan", cohort, "-o", small_disk / "model")
+    assert done.returncode == 2 and "space" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in small_disk.iterdir()] == ["other"]
