@@ -232,7 +232,7 @@ def spine(canvas: Canvas, patient: Patient, texture: Array) -> None:
     waist = 1.6 * np.cos(turn * np.pi / 15.0)
     oval = np.sqrt(np.square(x / 1.25) + np.square(y))
     body = (oval - (17.5 - waist)).astype(np.float32)
-    canvas.paint(body, DISC, 0)
+    canvas.paint(body, DISC, SPINE)
     bone = np.maximum(body, np.abs(turn) - 13.5).astype(np.float32)
     arch = np.maximum(np.abs(np.hypot(x / 1.15, y - 25.0) - 12.0) - 2.6, np.abs(turn - 3.0) - 11.0)
     arch = np.maximum(arch, 10.0 - y)
