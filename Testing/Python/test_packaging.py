@@ -391,3 +391,13 @@ def test_licence_citation_and_version_agree() -> None:
     assert f"version: {medgen.__version__}" in citation and "license: Apache-2.0" in citation
     assert re.search(r"^cff-version: 1\.2\.0$", citation, re.MULTILINE)
     assert pyproject()["license"] == "Apache-2.0"
+
+
+def test_the_two_commands_of_the_readme_are_there_and_ci_runs_the_one_for_tests() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for script in ("demo.sh", "test.sh", ".ci/run", ".ci/slow", "Utilities/setup.sh"):
+        path = ROOT / script
+        assert os.access(path, os.X_OK), script
+        assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0, script
+    assert "./demo.sh" in readme and "./test.sh" in readme
+    assert "test.sh" in (ROOT / ".ci/run").read_text()
