@@ -337,6 +337,15 @@ def test_pins_satisfy_every_requirement_and_the_foreign_package_slicer_is_not_am
     assert "slicer" not in pins and "slicer" not in {canonical(r.name) for r in requirements}
 
 
+def test_the_doctor_and_the_panel_ask_for_what_pip_is_told_to_install() -> None:
+    from medgen import doctor
+
+    floors = {r.name: str(r.specifier) for r in map(Requirement, pyproject()["dependencies"])}
+    for name, floor in doctor.NEEDED.items():
+        assert floors.pop(name) == f">={floor}", name
+    assert set(floors) <= set(doctor.USEFUL)
+
+
 def canonical(name: str) -> str:
     """A package's name as registries compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
