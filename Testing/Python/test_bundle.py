@@ -31,7 +31,10 @@ METADATA_KEYS = {
 
 @pytest.fixture
 def saved(stubs: Path) -> Path:
-    networks = {"generator": {"w": torch.arange(6.0).reshape(2, 3).T}, "codebook": {"e": torch.ones(4, dtype=torch.int64)}}
+    networks = {
+        "generator": {"w": torch.arange(6.0).reshape(2, 3).T},
+        "codebook": {"e": torch.ones(4, dtype=torch.int64)},
+    }
     model = Model("stub-3d-stylegan", networks, {"steps": 5}, {"shape": [1, 2, 3]}, {"trained_on": "3 volumes"})
     bundle.save(model, stubs / "bundle")
     return stubs / "bundle"
@@ -41,7 +44,11 @@ def test_networks_settings_and_facts_come_back_unchanged(saved: Path) -> None:
     model = bundle.load(saved, expect="stub-3d-stylegan")
     torch.testing.assert_close(model.networks["generator"]["w"], torch.arange(6.0).reshape(2, 3).T)
     assert model.networks["codebook"]["e"].dtype == torch.int64
-    assert (model.config, model.settings, model.facts["trained_on"]) == ({"steps": 5}, {"shape": [1, 2, 3]}, "3 volumes")
+    assert (model.config, model.settings, model.facts["trained_on"]) == (
+        {"steps": 5},
+        {"shape": [1, 2, 3]},
+        "3 volumes",
+    )
 
 
 def test_metadata_has_the_keys_monai_requires_and_no_pickle_travels(saved: Path) -> None:
@@ -121,7 +128,9 @@ def test_a_zipped_model_is_imported_verified_listed_and_removed(saved: Path, tmp
     assert models.listed() == [] and not target.exists()
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "/tmp/medgen-evil.txt", "a/../../out.txt", "c:\\evil.txt", "..\\out.txt"])
+@pytest.mark.parametrize(
+    "name", ["../out.txt", "/tmp/medgen-evil.txt", "a/../../out.txt", "c:\\evil.txt", "..\\out.txt"]
+)
 def test_an_archive_that_leaves_its_folder_writes_nothing(stubs: Path, name: str) -> None:
     archive = stubs / "evil.zip"
     with zipfile.ZipFile(archive, "w") as z:

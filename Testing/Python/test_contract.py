@@ -36,7 +36,9 @@ def test_catalog_names_every_operation_role_and_setting(stubs: Path) -> None:
 def test_volumes_out_of_nothing_projection_and_mixing_run_from_the_command_line(stubs: Path) -> None:
     cohort = _write_volumes(stubs, 3)
     model = stubs / "model"
-    assert main(["train", "stub-3d-stylegan", str(cohort), "-o", str(model), "--tier", "smoke", "--progress", "none"]) == 0
+    assert (
+        main(["train", "stub-3d-stylegan", str(cohort), "-o", str(model), "--tier", "smoke", "--progress", "none"]) == 0
+    )
     quiet = ["--progress", "none", "--device", "cpu"]
     run = ["run", "stub-3d-stylegan"]
     assert main([*run, "sample", "--model", str(model), "--set", "count=3", "-o", str(stubs / "new"), *quiet]) == 0
@@ -65,7 +67,15 @@ def test_unpaired_pools_and_two_directions_run_from_the_command_line(stubs: Path
     assert main(["train", "stub-bridged-pix2pix", str(collection), "-o", str(stubs / "m"), *quiet]) == 0
     there = ["run", "stub-bridged-pix2pix", "mr-to-ct", "--model", str(stubs / "m"), "-i", f"mr={stubs}/mr.nii.gz"]
     assert main([*there, "-o", str(stubs / "synthetic_ct.nii.gz"), *quiet]) == 0
-    back = ["run", "stub-bridged-pix2pix", "ct-to-mr", "--model", str(stubs / "m"), "-i", f"ct={stubs}/synthetic_ct.nii.gz"]
+    back = [
+        "run",
+        "stub-bridged-pix2pix",
+        "ct-to-mr",
+        "--model",
+        str(stubs / "m"),
+        "-i",
+        f"ct={stubs}/synthetic_ct.nii.gz",
+    ]
     assert main([*back, "-o", str(stubs / "again.nii.gz"), *quiet]) == 0
     before, after = (sitk.GetArrayFromImage(sitk.ReadImage(str(stubs / n))) for n in ("mr.nii.gz", "again.nii.gz"))
     np.testing.assert_allclose(after, before, rtol=1e-4)
@@ -84,7 +94,9 @@ def _write_pictures(folder: Path, tasks: list[str], classes: int) -> list[dict[s
         bright = sitk.GetArrayFromImage(image).mean(-1)
         edges = np.quantile(bright, np.linspace(0, 1, classes + 2)[1:-1])
         sitk.WriteImage(image, str(folder / f"p{index}.png"))
-        sitk.WriteImage(sitk.GetImageFromArray(np.digitize(bright, edges).astype(np.uint8)), str(folder / f"m{index}.png"))
+        sitk.WriteImage(
+            sitk.GetImageFromArray(np.digitize(bright, edges).astype(np.uint8)), str(folder / f"m{index}.png")
+        )
         rows.append({"image": f"p{index}.png", "mask": f"m{index}.png", "task": task})
     return rows
 
@@ -121,7 +133,15 @@ def test_corrected_labels_a_table_and_a_new_model_come_out_together(stubs: Path)
     io.write_rows(rows, stubs / "pairs.csv")
     quiet = ["--progress", "none"]
     assert main(["train", "stub-label-transfer", str(stubs / "pairs.csv"), "-o", str(stubs / "m"), *quiet]) == 0
-    correct = ["run", "stub-label-transfer", "correct", "--model", str(stubs / "m"), "--cohort", str(stubs / "pairs.csv")]
+    correct = [
+        "run",
+        "stub-label-transfer",
+        "correct",
+        "--model",
+        str(stubs / "m"),
+        "--cohort",
+        str(stubs / "pairs.csv"),
+    ]
     assert main([*correct, "-o", str(stubs / "out"), *quiet]) == 0
     corrected = io.read_rows(stubs / "out" / "cohort" / "cohort.csv")
     assert [row["subject"] for row in corrected] == ["cell0", "cell1"]
@@ -131,7 +151,9 @@ def test_corrected_labels_a_table_and_a_new_model_come_out_together(stubs: Path)
     assert "Contains patient data" in (stubs / "out" / "model" / "docs" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("slug", ["stub-3d-stylegan", "stub-bridged-pix2pix", "stub-metahistoseg", "stub-label-transfer"])
+@pytest.mark.parametrize(
+    "slug", ["stub-3d-stylegan", "stub-bridged-pix2pix", "stub-metahistoseg", "stub-label-transfer"]
+)
 def test_card_names_operations_and_paper(stubs: Path, slug: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["card", slug]) == 0
     text = capsys.readouterr().out

@@ -91,7 +91,9 @@ def test_a_mask_on_another_grid_is_resampled_and_the_log_says_so(tmp_path: Path)
     sitk.WriteImage(image, str(tmp_path / "i.nrrd"))
     sitk.WriteImage(mask, str(tmp_path / "m.nrrd"))
     said: list[str] = []
-    case = prepare.load_case({"image": [str(tmp_path / "i.nrrd")], "mask": [str(tmp_path / "m.nrrd")]}, ROLES, said.append)
+    case = prepare.load_case(
+        {"image": [str(tmp_path / "i.nrrd")], "mask": [str(tmp_path / "m.nrrd")]}, ROLES, said.append
+    )
     labels = case.get("mask", Mask)
     assert labels.shape == (20, 20, 20) and int(labels.data.sum()) == 64
     centre = labels.affine @ np.append(torch.nonzero(labels.data).double().mean(0).numpy(), 1)

@@ -20,7 +20,9 @@ from medgen.training import EMA, Best, Randomness, Training
 STEPS = 40
 
 
-def _train(run: Run, stop_at: int | None = None, stages: tuple[str, ...] = ("pre-training", "fit")) -> dict[str, torch.Tensor]:
+def _train(
+    run: Run, stop_at: int | None = None, stages: tuple[str, ...] = ("pre-training", "fit")
+) -> dict[str, torch.Tensor]:
     """Two stages with dropout (global random state), own generators, an optimiser with momentum, EMA and best."""
     torch.manual_seed(run.seed)
     network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
@@ -38,7 +40,11 @@ def _train(run: Run, stop_at: int | None = None, stages: tuple[str, ...] = ("pre
             done += 1
             if stop_at is not None and done == stop_at:
                 run.cancel()
-    return {**network.state_dict(), **{f"ema.{k}": v for k, v in average.state_dict().items()}, "best": torch.tensor(best.value)}
+    return {
+        **network.state_dict(),
+        **{f"ema.{k}": v for k, v in average.state_dict().items()},
+        "best": torch.tensor(best.value),
+    }
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, STEPS // 2, STEPS - 1])

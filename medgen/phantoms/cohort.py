@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from medgen.errors import UserError
 
-ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", "Plane": ".json"}
+ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", "Plane": ".mrk.json"}
 SPLITS = ("train", "validation", "test")
 
 

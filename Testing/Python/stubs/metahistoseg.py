@@ -88,7 +88,9 @@ class MetaHistoSeg(Method):
 
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model) -> Case:
         if "head_new" not in model.networks:
-            raise UserError(f"Model “{model.name}” is a start only; adapt it to your tissue with medgen run … adapt first.")
+            raise UserError(
+                f"Model “{model.name}” is a start only; adapt it to your tissue with medgen run … adapt first."
+            )
         image = case.get("image", Image)
         centres = model.networks["head_new"]["centres"]
         nearest = (image.data[None] - centres[:, :, None, None]).square().sum(1).argmin(0)

@@ -53,7 +53,9 @@ class BridgedPix2pix(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None) -> Case:
         pairs = [prepare.load_row(r, collection.declared["pairs"].roles, run.log) for r in collection.rows("pairs")]
-        others = [prepare.load_row(r, collection.declared["unpaired"].roles, run.log) for r in collection.rows("unpaired")]
+        others = [
+            prepare.load_row(r, collection.declared["unpaired"].roles, run.log) for r in collection.rows("unpaired")
+        ]
         mr = torch.cat([case["mr"].data.flatten() for case in pairs])
         ct = torch.cat([case["ct"].data.flatten() for case in others])
         gain = ct.std() / mr.std()

@@ -27,7 +27,9 @@ class TrainConfig(Config):
 
 class SampleConfig(Config):
     count: int = Field(2, ge=1, le=64, description="How many volumes")
-    truncation: float = Field(1.0, ge=0.0, le=1.0, description="How near to the mean latent", json_schema_extra={"paper": 1.0})
+    truncation: float = Field(
+        1.0, ge=0.0, le=1.0, description="How near to the mean latent", json_schema_extra={"paper": 1.0}
+    )
 
 
 class ProjectConfig(Config):
