@@ -66,6 +66,7 @@ def export_node(
     *,
     reference: Any = None,
     segments: list[str] | None = None,
+    may_be_empty: bool = False,
     log: Log,
 ) -> Path:
     """Write one node as the file of a role, in world coordinates.
@@ -77,6 +78,7 @@ def export_node(
         kind: Image, Mask, Points, Line, Curve, Plane, Box, Sphere, Matrix or Table.
         reference: a volume node whose grid a segmentation made of surfaces is given, when it has none of its own.
         segments: ids of the segments to write, in the order of the segmentation; all when None. Masks only.
+        may_be_empty: let a mask without a painted voxel pass, on its stored grid or the reference's. Masks only.
         log: takes one sentence a call on what was changed on the way.
     Returns:
         The file written, or the node's own file where that says the same (never to be changed by the caller).
@@ -90,42 +92,50 @@ def export_node(
         check_content(node, kind)
         return own
     with staged(folder, node.GetName()) as staging, scratch_scene() as scratch:
+        options = segmentations.MaskOptions(reference, segments, may_be_empty)
         path = write_placed(
-            node, node, kind, staging / file_stem(role), placement_of(node), scratch, reference, segments, log
+            node,
+            kind,
+            staging / file_stem(role),
+            placement_of(node),
+            scratch,
+            name=node.GetName(),
+            log=log,
+            masks=options,
         )
         return publish(path, folder)
 
 
 def write_placed(
     node: Any,
-    owner: Any,
     kind: str,
     stem: Path,
     placement: Placement,
     scratch: Any,
-    reference: Any,
-    segments: list[str] | None,
+    *,
+    name: str,
+    masks: segmentations.MaskOptions,
     log: Log,
 ) -> Path:
     """Write a node's content, carried into the world by `placement`, to `stem` plus the ending of its kind.
 
-    `owner` is the node of the user's scene that messages name (the same node, or the proxy of a sequence).
+    `name` is what messages call the node: its own, or that of the proxy when it is a frame of a sequence.
     """
-    check_content(node, kind, owner.GetName())
+    check_content(node, kind, name)
     if kind == "Image":
-        return _write_image(node, owner.GetName(), stem, placement, scratch, log)
+        return _write_image(node, name, stem, placement, scratch, log)
     if kind == "Mask":
-        copy = segmentations.in_world(node, owner.GetName(), placement, scratch, reference, segments, log)
+        copy = segmentations.in_world(node, name, placement, scratch, masks, log)
         path = stem.with_name(stem.name + ".seg.nrrd")
-        write(copy, slicer.vtkMRMLSegmentationStorageNode(), path, owner.GetName())
+        write(copy, slicer.vtkMRMLSegmentationStorageNode(), path, name)
         return path
     if kind in ("Matrix", "Table"):
         path = stem.with_name(stem.name + ".csv")
-        tables.write_csv(node, path, owner.GetName())
+        tables.write_csv(node, path, name)
         return path
     path = stem.with_name(stem.name + ".mrk.json")
-    copy = markups.in_world(node, owner.GetName(), kind, placement, scratch, log)
-    write(copy, markups.storage_for(copy), path, owner.GetName())
+    copy = markups.in_world(node, name, kind, placement, scratch, log)
+    write(copy, markups.storage_for(copy), path, name)
     return path
 
 
@@ -236,7 +246,7 @@ def own_file(node: Any) -> Path | None:
     path = Path(storage.GetFullNameFromFileName())
     lower = path.name.lower()
     if node.IsA("vtkMRMLSegmentationNode"):
-        return path if lower.endswith(".seg.nrrd") and path.is_file() and segmentations.is_straight(node) else None
+        return path if lower.endswith(".seg.nrrd") and path.is_file() and segmentations.is_plain(node) else None
     if node.GetClassName() != "vtkMRMLScalarVolumeNode" or lower.endswith(".seg.nrrd"):
         return None
     if not is_right_angled(ijk_to_ras(node)) or _geometry_overridden(storage):

@@ -91,7 +91,7 @@ def read(path: Path, scratch: Any) -> list[Any]:
         for item, class_name in zip(items, classes, strict=True):
             # Slicer's storage reads the first markup of a file, so each gets a file of its own.
             part = Path(folder) / "part.mrk.json"
-            part.write_text(json.dumps({"markups": [item]}), encoding="utf-8")
+            part.write_text(json.dumps({"markups": [_understood(item)]}), encoding="utf-8")
             node = getattr(slicer, class_name)()
             scratch.AddNode(node)
             storage = storage_for(node)
@@ -103,3 +103,17 @@ def read(path: Path, scratch: Any) -> list[Any]:
             scratch.RemoveNode(node)
             nodes.append(node)
     return nodes
+
+
+def _understood(item: dict[str, Any]) -> dict[str, Any]:
+    """A markup with the matrices from which alone Slicer takes a plane's axes; it passes over "orientation"."""
+    if item["type"] != "Plane" or "baseToNode" in item or not {"center", "orientation"} <= item.keys():
+        return item
+    axes, centre = item["orientation"], item["center"]
+    rows = [[*axes[3 * row : 3 * row + 3], centre[row]] for row in range(3)]
+    left = -1.0 if item.get("coordinateSystem", "LPS") in ("LPS", "0") else 1.0
+    return {
+        **item,
+        "objectToBase": [left, 0, 0, 0, 0, left, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1],
+        "baseToNode": [*rows[0], *rows[1], *rows[2], 0, 0, 0, 1],
+    }

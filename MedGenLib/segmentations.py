@@ -7,6 +7,7 @@ layers, and a .seg.nrrd file keeps the layers. Where a reader needs one label ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from MedGenLib.errors import BoundaryError
 from MedGenLib.geometry import (
-    Grid,
     Placement,
     covering_grid,
     ijk_to_ras,
@@ -38,8 +38,6 @@ def check(node: Any, name: str) -> None:
         if image is None or image.GetPointData().GetScalars() is None:
             raise BoundaryError(f"Label map “{name}” has no image data; load it again or choose another.")
         values = vtk_to_numpy(image.GetPointData().GetScalars())
-        if not (values > 0).any():
-            raise BoundaryError(f"Label map “{name}” is empty; paint at least one label.")
         if not np.array_equal(values, np.rint(values)):
             raise BoundaryError(f"Label map “{name}” holds fractions, not labels; threshold it first.")
         return
@@ -47,14 +45,23 @@ def check(node: Any, name: str) -> None:
         raise BoundaryError(f"Segmentation “{name}” has no segments; draw one in the Segment Editor.")
 
 
+@dataclass(frozen=True)
+class MaskOptions:
+    """How a segmentation is written.
+
+    Attributes:
+        reference: volume node whose grid surfaces are turned into voxels on, when the segmentation has none stored.
+        segments: ids of the segments to keep; all when None.
+        may_be_empty: write a mask without a voxel, on the stored or the reference's grid, instead of refusing it.
+    """
+
+    reference: Any = None
+    segments: list[str] | None = None
+    may_be_empty: bool = False
+
+
 def in_world(
-    node: Any,
-    name: str,
-    placement: Placement,
-    scratch: Any,
-    reference: Any,
-    segments: list[str] | None,
-    log: Callable[[str], None],
+    node: Any, name: str, placement: Placement, scratch: Any, options: MaskOptions, log: Callable[[str], None]
 ) -> Any:
     """A vtkMRMLSegmentationNode in the scratch scene with the node's binary labelmaps in world coordinates.
 
@@ -63,27 +70,28 @@ def in_world(
         name: how messages call it.
         placement: its coordinates -> world.
         scratch: the scene the copy goes into.
-        reference: volume node whose grid surfaces are turned into voxels on, when the segmentation has none stored.
-        segments: ids of the segments to keep; all when None.
+        options: which segments, and what when there are no voxels.
         log: takes one sentence a call.
     Raises:
         BoundaryError: an unknown segment, or nothing painted.
     """
     if node.IsA("vtkMRMLVolumeNode"):
-        copy = _from_label_map_node(node, scratch)
+        copy = _from_label_map_node(node, name, scratch)
     else:
         copy = copy_into(scratch, node)
-        _keep_only(copy.GetSegmentation(), segments, name)
-        _have_labelmaps(copy, name, placement, reference, log)
-    if not _painted(copy.GetSegmentation()):
-        raise BoundaryError(f"Segmentation “{name}” is empty; draw on at least one slice in the Segment Editor.")
+        _keep_only(copy.GetSegmentation(), options.segments, name)
+        _have_labelmaps(copy, name, placement, options, log)
+        if not _painted(copy.GetSegmentation()):
+            _blank(copy, name, placement, options)
     _carry(copy, name, placement, log)
     return copy
 
 
-def is_straight(node: Any) -> bool:
-    """Whether all labelmaps of a segmentation node lie on right-angled grids."""
-    return all(is_right_angled(ijk_to_ras(layer)) for layer in _layers(node.GetSegmentation()))
+def is_plain(node: Any) -> bool:
+    """Whether a segmentation node has something painted, all on one right-angled lattice."""
+    matrices = [ijk_to_ras(layer) for layer in _layers(node.GetSegmentation())]
+    one = all(is_right_angled(matrix) and _on_lattice(matrix, matrices[0]) for matrix in matrices)
+    return one and _painted(node.GetSegmentation())
 
 
 def geometry_text(matrix: np.ndarray, extent: tuple[int, ...]) -> str:
@@ -123,10 +131,7 @@ def from_labels(image: vtk.vtkImageData, matrix: np.ndarray, colours: Any = None
             segment.SetColor(_label_colour(int(value)))
         segment.AddRepresentation(LABELMAP, labels)
         segmentation.AddSegment(segment, f"Segment_{value}")
-    segmentation.SetConversionParameter(
-        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
-        geometry_text(matrix, image.GetExtent()),
-    )
+    segmentation.SetConversionParameter(_grid_parameter(), geometry_text(matrix, image.GetExtent()))
     return node
 
 
@@ -173,16 +178,16 @@ def refer_to(node: Any, reference: Any) -> None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
         return
     # Slicer takes a reference volume's grid before its parent transform, which would be another place than the world's.
-    node.GetSegmentation().SetConversionParameter(
-        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
-        geometry_text(world, reference.GetImageData().GetExtent()),
-    )
+    text = geometry_text(world, reference.GetImageData().GetExtent())
+    node.GetSegmentation().SetConversionParameter(_grid_parameter(), text)
 
 
-def _from_label_map_node(node: Any, scratch: Any) -> Any:
+def _from_label_map_node(node: Any, name: str, scratch: Any) -> Any:
     display = node.GetDisplayNode()
     colours = display.GetColorNode() if display is not None else None
     result = from_labels(node.GetImageData(), ijk_to_ras(node), colours)
+    if result.GetSegmentation().GetNumberOfSegments() == 0:
+        raise BoundaryError(f"Label map “{name}” is empty; paint at least one label.")
     result.SetName(node.GetName())
     scratch.AddNode(result)
     return result
@@ -218,84 +223,129 @@ def _keep_only(segmentation: Any, segments: list[str] | None, name: str) -> None
             segmentation.RemoveSegment(segment)
 
 
-def _have_labelmaps(copy: Any, name: str, placement: Placement, reference: Any, log: Callable[[str], None]) -> None:
-    """Turn surfaces into voxels where there are no voxels; add an empty labelmap to segments that have nothing."""
+def _have_labelmaps(
+    copy: Any, name: str, placement: Placement, options: MaskOptions, log: Callable[[str], None]
+) -> None:
+    """Turn surfaces into voxels where there are no voxels."""
     segmentation = copy.GetSegmentation()
     if not segmentation.ContainsRepresentation(LABELMAP):
-        parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-        if not segmentation.GetConversionParameter(parameter) and reference is not None:
-            _take_grid_of(segmentation, reference, placement, parameter)
-        if not segmentation.CreateRepresentation(LABELMAP):
-            raise BoundaryError(f"Segmentation “{name}” is empty; draw on at least one slice in the Segment Editor.")
-        log(f"“{name}” holds surfaces only: a copy was turned into voxels.")
+        if not segmentation.GetConversionParameter(_grid_parameter()) and options.reference is not None:
+            _take_grid_of(segmentation, options.reference, placement)
+        if segmentation.CreateRepresentation(LABELMAP):
+            log(f"“{name}” holds surfaces only: a copy was turned into voxels.")
+        elif not options.may_be_empty:
+            raise _empty(name)
     if segmentation.GetSourceRepresentationName() != LABELMAP:
         segmentation.SetSourceRepresentationName(LABELMAP)
 
 
-def _take_grid_of(segmentation: Any, reference: Any, placement: Placement, parameter: str) -> None:
+def _empty(name: str) -> BoundaryError:
+    return BoundaryError(f"Segmentation “{name}” is empty; draw on at least one slice in the Segment Editor.")
+
+
+def _blank(copy: Any, name: str, placement: Placement, options: MaskOptions) -> None:
+    """Give all segments one labelmap of zeros on the stored grid, or on the reference's."""
+    segmentation = copy.GetSegmentation()
+    if _stored_grid(segmentation) is None and options.reference is not None:
+        _take_grid_of(segmentation, options.reference, placement)
+    grid = _stored_grid(segmentation)
+    if grid is None or not options.may_be_empty:
+        raise _empty(name)
+    grid.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    grid.GetPointData().GetScalars().Fill(0)
+    for value, identity in enumerate(segmentation.GetSegmentIDs(), start=1):
+        segment = segmentation.GetSegment(identity)
+        segment.SetLabelValue(value)
+        segment.AddRepresentation(LABELMAP, grid)
+
+
+def _grid_parameter() -> str:
+    return slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+
+
+def _stored_grid(segmentation: Any) -> Any:
+    """The reference geometry of a segmentation as a vtkOrientedImageData without voxels, or None."""
+    text = segmentation.GetConversionParameter(_grid_parameter())
+    grid = slicer.vtkOrientedImageData()
+    if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, grid, False):
+        return None
+    return grid if grid.GetNumberOfPoints() > 0 else None
+
+
+def _take_grid_of(segmentation: Any, reference: Any, placement: Placement) -> None:
     """Give a segmentation, in its own coordinates, the grid on which a volume lies in the world."""
     where = placement_of(reference)
     if where.matrix is None or placement.matrix is None or reference.GetImageData() is None:
         return
     matrix = np.linalg.inv(placement.matrix) @ where.matrix @ ijk_to_ras(reference)
     if is_right_angled(matrix):
-        segmentation.SetConversionParameter(parameter, geometry_text(matrix, reference.GetImageData().GetExtent()))
+        text = geometry_text(matrix, reference.GetImageData().GetExtent())
+        segmentation.SetConversionParameter(_grid_parameter(), text)
 
 
 def _layers(segmentation: Any) -> list[Any]:
-    """The distinct labelmaps (vtkOrientedImageData), each shared by the segments that do not overlap."""
-    return [segmentation.GetLayerDataObject(n, LABELMAP) for n in range(segmentation.GetNumberOfLayers(LABELMAP))]
+    """The distinct labelmaps (vtkOrientedImageData) with voxels; segments that do not overlap share one."""
+    found = [segmentation.GetLayerDataObject(n, LABELMAP) for n in range(segmentation.GetNumberOfLayers(LABELMAP))]
+    return [layer for layer in found if layer is not None and layer.GetPointData().GetScalars() is not None]
 
 
 def _painted(segmentation: Any) -> bool:
-    for layer in _layers(segmentation):
+    for identity in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(identity)
+        layer = segment.GetRepresentation(LABELMAP)
         scalars = layer.GetPointData().GetScalars() if layer is not None else None
-        if scalars is not None and scalars.GetNumberOfTuples() and vtk_to_numpy(scalars).any():
+        if scalars is not None and (vtk_to_numpy(scalars) == segment.GetLabelValue()).any():
             return True
     return False
 
 
 def _carry(copy: Any, name: str, placement: Placement, log: Callable[[str], None]) -> None:
-    """Carry all layers of a scratch segmentation, and its reference geometry, into the world."""
+    """Carry all layers of a scratch segmentation into the world, on one lattice that is also its reference geometry.
+
+    Slicer's writer resamples all layers to the reference geometry, wherever that comes from: left as it was, a
+    segmentation drawn on one volume's grid and then referred to another volume would leave with other voxels.
+    """
     segmentation = copy.GetSegmentation()
-    layers = [layer for layer in _layers(segmentation) if layer.GetPointData().GetScalars() is not None]
+    layers = _layers(segmentation)
     matrices = [ijk_to_ras(layer) for layer in layers]
-    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-    stored = slicer.vtkOrientedImageData()
-    text = segmentation.GetConversionParameter(parameter)
-    has_reference = bool(text) and slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, stored, False)
-    straight = placement.matrix is not None and all(is_right_angled(placement.matrix @ matrix) for matrix in matrices)
-    if straight:
+    finest = min(matrices, key=lambda matrix: abs(np.linalg.det(matrix[:3, :3])))
+    extent = _common_extent(layers, matrices, finest, _stored_grid(segmentation))
+    one_lattice = all(_on_lattice(matrix, finest) for matrix in matrices)
+    if one_lattice and placement.matrix is not None and is_right_angled(placement.matrix @ finest):
         for layer, matrix in zip(layers, matrices, strict=True):
             layer.SetImageToWorldMatrix(to_vtk(placement.matrix @ matrix))
-        if has_reference:
-            carried = placement.matrix @ ijk_to_ras(stored)
-            segmentation.SetConversionParameter(parameter, geometry_text(carried, stored.GetExtent()))
+        segmentation.SetConversionParameter(_grid_parameter(), geometry_text(placement.matrix @ finest, extent))
         return
-    grid = _common_grid(layers, matrices, stored if has_reference else None, placement, name)
+    grid = covering_grid(finest, extent, placement, name)
     for layer, matrix in zip(layers, matrices, strict=True):
-        image = resample(layer, matrix, placement, grid, nearest=True)
-        layer.DeepCopy(image)
+        layer.DeepCopy(resample(layer, matrix, placement, grid, nearest=True))
         layer.SetImageToWorldMatrix(to_vtk(grid.matrix))
-    extent = (0, grid.size[0] - 1, 0, grid.size[1] - 1, 0, grid.size[2] - 1)
-    segmentation.SetConversionParameter(parameter, geometry_text(grid.matrix, extent))
-    why = "a non-linear transform" if placement.matrix is None else "sheared axes"
+    whole = (0, grid.size[0] - 1, 0, grid.size[1] - 1, 0, grid.size[2] - 1)
+    segmentation.SetConversionParameter(_grid_parameter(), geometry_text(grid.matrix, whole))
+    if placement.matrix is None:
+        why = "a non-linear transform"
+    else:
+        why = "sheared axes" if one_lattice else "segments on different grids"
     log(f"“{name}” has {why}: a copy was resampled to {' x '.join(map(str, grid.size))} voxels in world space.")
 
 
-def _common_grid(layers: list[Any], matrices: list[np.ndarray], stored: Any, placement: Placement, name: str) -> Grid:
-    """One grid for all layers: the covering grid of their common extent (they share one lattice in Slicer)."""
-    matrix = matrices[0]
-    bounds = []
-    for layer, own in [
-        *zip(layers, matrices, strict=True),
-        *([(stored, ijk_to_ras(stored))] if stored is not None else []),
-    ]:
-        extent = np.array(layer.GetExtent(), float)
-        corners = np.array([[extent[i], extent[2 + j], extent[4 + k]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-        to_first = np.linalg.inv(matrix) @ own
-        bounds.append(corners @ to_first[:3, :3].T + to_first[:3, 3])
-    every = np.vstack(bounds)
-    low, high = np.floor(every.min(axis=0) + 1e-6).astype(int), np.ceil(every.max(axis=0) - 1e-6).astype(int)
-    extent = (low[0], high[0], low[1], high[1], low[2], high[2])
-    return covering_grid(matrix, tuple(int(value) for value in extent), placement, name)
+def _on_lattice(matrix: np.ndarray, lattice: np.ndarray) -> bool:
+    """Whether the voxels of a grid are voxels of another, but for where counting starts (both 4x4 index -> RAS)."""
+    step = np.linalg.inv(lattice) @ matrix
+    shift = step[:3, 3] - np.rint(step[:3, 3])
+    return bool(np.abs(step[:3, :3] - np.eye(3)).max() < 1e-5 and np.abs(shift).max() < 1e-3)
+
+
+def _common_extent(layers: list[Any], matrices: list[np.ndarray], lattice: np.ndarray, stored: Any) -> tuple[int, ...]:
+    """First and last index along i, j and k, on `lattice`, of all layers, and of the reference geometry if it fits."""
+    extents = [(layer.GetExtent(), matrix) for layer, matrix in zip(layers, matrices, strict=True)]
+    if stored is not None and _on_lattice(ijk_to_ras(stored), lattice):
+        extents.append((stored.GetExtent(), ijk_to_ras(stored)))
+    corners = []
+    for extent, matrix in extents:
+        own = np.array([[extent[i], extent[2 + j], extent[4 + k]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+        step = np.linalg.inv(lattice) @ matrix
+        corners.append(own @ step[:3, :3].T + step[:3, 3])
+    every = np.vstack(corners)
+    low, high = np.floor(every.min(axis=0) + 1e-3).astype(int), np.ceil(every.max(axis=0) - 1e-3).astype(int)
+    return tuple(int(value) for pair in zip(low, high, strict=True) for value in pair)

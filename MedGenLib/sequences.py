@@ -14,6 +14,7 @@ from MedGenLib.export import check_class, write_placed
 from MedGenLib.geometry import placement_of
 from MedGenLib.load import place_beside, read_nodes, show, stamp
 from MedGenLib.scratch import all_or_nothing, file_stem, publish, scratch_scene, staged
+from MedGenLib.segmentations import MaskOptions
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def export_sequence(
     frames: str = "all",
     reference: Any = None,
     segments: list[str] | None = None,
+    may_be_empty: bool = False,
     log: Callable[[str], None],
 ) -> list[Frame]:
     """Write the frames of a sequence, each in world coordinates; parents that are sequences too move with it.
@@ -46,7 +48,7 @@ def export_sequence(
     Args:
         proxy: the node that shows the sequence's current frame.
         folder: where the files go: ROLE_0000, ROLE_0001, … in the order of the sequence.
-        role, kind, reference, segments, log: as for `export_node`.
+        role, kind, reference, segments, may_be_empty, log: as for `export_node`.
         browser: the sequence browser; the first one that `proxy` belongs to when None.
         frames: "all", or "current" for the one that the browser shows.
     Returns:
@@ -64,15 +66,16 @@ def export_sequence(
         numbers = [sequence.GetItemNumberFromIndexValue(value, False)]
     else:
         numbers = list(range(sequence.GetNumberOfDataNodes()))
-    written = []
-    with staged(Path(folder), proxy.GetName()) as staging:
+    written, name = [], proxy.GetName()
+    options = MaskOptions(reference, segments, may_be_empty)
+    with staged(Path(folder), name) as staging:
         for number in numbers:
             value = sequence.GetNthIndexValue(number)
             placement = placement_of(proxy, lambda node, value=value: _frame_of(browser, node, value))
             data = sequence.GetNthDataNode(number)
             stem = staging / f"{file_stem(role)}_{number:04d}"
             with scratch_scene() as scratch:
-                path = write_placed(data, proxy, kind, stem, placement, scratch, reference, segments, log)
+                path = write_placed(data, kind, stem, placement, scratch, name=name, masks=options, log=log)
             written.append((path, value))
         return [Frame(publish(path, Path(folder)), value) for path, value in written]
 

@@ -228,6 +228,25 @@ def test_planes_go_out_and_back(scene: Any, tmp_path: Path, spot: str) -> None:
     np.testing.assert_allclose(np.array([x, y, z]).T, axes, atol=1e-6)
 
 
+@pytest.mark.parametrize("system", ["LPS", "RAS"])
+def test_plane_that_is_given_by_centre_and_axes_only_comes_in_tilted(scene: Any, tmp_path: Path, system: str) -> None:
+    flip = FLIP if system == "LPS" else np.ones(3)
+    item = {
+        "type": "Plane",
+        "coordinateSystem": system,
+        "planeType": "pointNormal",
+        "center": (TILTED[:3, 3] * flip).tolist(),
+        "orientation": (flip[:, None] * TILTED[:3, :3]).ravel().tolist(),
+        "controlPoints": [{"position": (TILTED[:3, 3] * flip).tolist(), "positionStatus": "defined"}],
+    }
+    (tmp_path / "plane.mrk.json").write_text(json.dumps({"markups": [item]}))
+    node = load_result(tmp_path / "plane.mrk.json", "Plane", "plane")
+    x, y, z = [0.0] * 3, [0.0] * 3, [0.0] * 3
+    node.GetAxesWorld(x, y, z)
+    np.testing.assert_allclose(np.array([x, y, z]).T, TILTED[:3, :3], atol=1e-6)
+    np.testing.assert_allclose(node.GetOriginWorld(), TILTED[:3, 3], atol=TOLERANCE)
+
+
 def test_several_markups_of_a_file_become_several_nodes(scene: Any, tmp_path: Path) -> None:
     items = []
     for name in ("first", "second"):

@@ -193,6 +193,59 @@ def test_surfaces_become_voxels_on_the_grid_of_the_reference(scene: Any, tmp_pat
     assert len(logged) == 1 and "surface" in logged[0]
 
 
+@pytest.mark.parametrize("spacing", [0.5, 10.0])
+def test_referring_to_another_volume_moves_no_voxel(scene: Any, tmp_path: Path, spacing: float) -> None:
+    node = segmentation(["liver", "tumour", "vessel"])
+    matrix = translation(-40, -60, -40) @ rotation(5, 6, 7) @ np.diag([spacing] * 3 + [1.0])
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume(noise((20, 20, 20)), matrix, "other"))
+    parent(node, LINEAR_PARENTS["translated"])
+    found = segments_of(export_node(node, tmp_path, "mask", "Mask", log=pytest.fail))
+    for name, array in BOXES.items():
+        assert_same_places(found[name], positions(array, LINEAR_PARENTS["translated"] @ OBLIQUE))
+
+
+def test_segments_on_different_grids_are_brought_together_and_reported(scene: Any, tmp_path: Path) -> None:
+    node = segmentation(["liver"])
+    other = translation(8, 0, 0) @ rotation(z=30) @ np.diag([1.5, 1.5, 1.5, 1.0])
+    image = slicer.vtkSlicerSegmentationsModuleLogic.CreateOrientedImageDataFromVolumeNode(
+        volume(BOXES["vessel"], other, "other")
+    )
+    segment = slicer.vtkSegment()
+    segment.SetName("vessel")
+    segment.AddRepresentation("Binary labelmap", image)
+    node.GetSegmentation().AddSegment(segment, "vessel")
+    before = scene_state(scene)
+    logged: list[str] = []
+    found = segments_of(export_node(node, tmp_path, "mask", "Mask", log=logged.append))
+    assert scene_state(scene) == before
+    assert len(logged) == 1 and "different grids" in logged[0]
+    expected = positions(BOXES["vessel"], other)
+    np.testing.assert_allclose(found["vessel"].mean(axis=0), expected.mean(axis=0), atol=1.0)
+    assert overlap(found["vessel"], expected, 2.0) == 1.0  # voxels are 0.7 x 1.3 x 2.9 mm
+    assert overlap(found["liver"], positions(BOXES["liver"], OBLIQUE), 2.0) == 1.0
+
+
+def test_mask_without_a_voxel_is_written_where_that_is_allowed(scene: Any, tmp_path: Path) -> None:
+    reference = volume(noise((5, 6, 7)), OBLIQUE, "CT")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Untouched")
+    node.GetSegmentation().AddEmptySegment("liver", "liver")
+    parent(node, LINEAR_PARENTS["rotated"])
+    parent(reference, LINEAR_PARENTS["rotated"])
+    with pytest.raises(BoundaryError, match="Untouched.*empty"):
+        export_node(node, tmp_path, "mask", "Mask", reference=reference, log=pytest.fail)
+    path = export_node(node, tmp_path, "mask", "Mask", reference=reference, may_be_empty=True, log=pytest.fail)
+    assert {name: len(places) for name, places in segments_of(path).items()} == {"liver": 0}
+    np.testing.assert_allclose(file_matrix(sitk.ReadImage(str(path))), LINEAR_PARENTS["rotated"] @ OBLIQUE, atol=1e-6)
+
+
+def test_segments_left_out_leave_no_voxel_in_the_file(scene: Any, tmp_path: Path) -> None:
+    node = segmentation(["liver", "vessel", "nothing yet"])
+    path = export_node(node, tmp_path, "mask", "Mask", segments=["vessel"], log=pytest.fail)
+    assert np.count_nonzero(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))) == BOXES["vessel"].sum()
+    with pytest.raises(BoundaryError, match="empty"):
+        export_node(node, tmp_path, "mask", "Mask", segments=["nothing yet"], log=pytest.fail)
+
+
 def test_label_map_comes_out_with_the_names_of_its_colours(scene: Any, tmp_path: Path) -> None:
     array = BOXES["liver"] + 7 * BOXES["vessel"]
     node = volume(array.astype(np.int16), OBLIQUE, "Labels", "vtkMRMLLabelMapVolumeNode")
