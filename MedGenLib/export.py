@@ -28,6 +28,7 @@ import vtk
 from MedGenLib import frames, markups, segmentations, tables
 from MedGenLib.errors import BoundaryError
 from MedGenLib.geometry import Placement, covering_grid, ijk_to_ras, is_right_angled, placement_of, resample, to_vtk
+from MedGenLib.i18n import _
 from MedGenLib.scratch import file_stem, publish, scratch_scene, share_voxels, staged, write
 
 Log = Callable[[str], None]
@@ -45,16 +46,16 @@ NODE_CLASSES = {
     "Table": ("vtkMRMLTableNode",),
 }
 _NEEDED = {
-    "Image": "a scalar or colour volume",
-    "Mask": "a segmentation or a label map",
-    "Points": "a point list",
-    "Line": "a line",
-    "Curve": "an open or closed curve",
-    "Plane": "a plane",
-    "Box": "a ROI",
-    "Sphere": "a ROI",
-    "Matrix": "a table",
-    "Table": "a table",
+    "Image": _("a scalar or colour volume"),
+    "Mask": _("a segmentation or a label map"),
+    "Points": _("a point list"),
+    "Line": _("a line"),
+    "Curve": _("an open or closed curve"),
+    "Plane": _("a plane"),
+    "Box": _("a ROI"),
+    "Sphere": _("a ROI"),
+    "Matrix": _("a table"),
+    "Table": _("a table"),
 }
 
 
@@ -142,12 +143,18 @@ def write_placed(
 def check_class(node: Any, kind: str) -> None:
     """BoundaryError unless a node is of a class that can serve a kind."""
     if kind not in NODE_CLASSES:
-        raise BoundaryError(f"A {kind.lower()} cannot be taken from a node; give it as a file on the command line.")
+        raise BoundaryError(
+            _("A {kind} cannot be taken from a node; give it as a file on the command line.").format(kind=kind.lower())
+        )
     if node is None:
-        raise BoundaryError(f"No node is chosen; choose {_NEEDED[kind]}.")
+        raise BoundaryError(_("No node is chosen; choose {needed}.").format(needed=_NEEDED[kind]))
     # A label map is a scalar volume to Slicer, and so are diffusion volumes: only the classes themselves will do.
     if node.GetClassName() not in NODE_CLASSES[kind]:
-        raise BoundaryError(f"“{node.GetName()}” is {_described(node)}; choose {_NEEDED[kind]} instead.")
+        raise BoundaryError(
+            _("“{name}” is {found}; choose {needed} instead.").format(
+                name=node.GetName(), found=_described(node), needed=_NEEDED[kind]
+            )
+        )
 
 
 def check_content(node: Any, kind: str, name: str | None = None) -> None:
@@ -165,8 +172,8 @@ def check_content(node: Any, kind: str, name: str | None = None) -> None:
 
 def _described(node: Any) -> str:
     tag = node.GetNodeTagName()
-    known = {"LabelMapVolume": "a label map", "Segmentation": "a segmentation", "Volume": "a scalar volume"}
-    return known.get(tag, f"of type {tag}")
+    known = {"LabelMapVolume": _("a label map"), "Segmentation": _("a segmentation"), "Volume": _("a scalar volume")}
+    return known.get(tag) or _("of type {type}").format(type=tag)
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -175,15 +182,21 @@ def _described(node: Any) -> str:
 def _check_image(node: Any, name: str) -> None:
     image = node.GetImageData()
     if image is None or min(image.GetDimensions()) < 1 or image.GetPointData().GetScalars() is None:
-        raise BoundaryError(f"Volume “{name}” has no image data; load it again or choose another volume.")
+        raise BoundaryError(
+            _("Volume “{name}” has no image data; load it again or choose another volume.").format(name=name)
+        )
     if abs(np.linalg.det(ijk_to_ras(node)[:3, :3])) < 1e-12:
-        raise BoundaryError(f"Volume “{name}” has a voxel size of zero; correct its spacing in the Volumes module.")
+        raise BoundaryError(
+            _("Volume “{name}” has a voxel size of zero; correct its spacing in the Volumes module.").format(name=name)
+        )
     components = image.GetNumberOfScalarComponents()
     colour = components in (3, 4) and image.GetScalarType() in (vtk.VTK_UNSIGNED_CHAR, vtk.VTK_UNSIGNED_SHORT)
     if components != 1 and not colour:
         raise BoundaryError(
-            f"Volume “{name}” has {components} values a voxel and is not a colour picture; "
-            "choose a scalar volume, or one component of it."
+            _(
+                "Volume “{name}” has {components} values a voxel and is not a colour picture; choose a "
+                "scalar volume, or one component of it."
+            ).format(name=name, components=components)
         )
 
 
@@ -198,8 +211,12 @@ def _write_image(node: Any, name: str, stem: Path, placement: Placement, scratch
         image = resample(node.GetImageData(), matrix, placement, grid, nearest=False, background=outside)
         copy = share_voxels(scratch, node, to_vtk(grid.matrix))
         copy.SetAndObserveImageData(image)
-        why = "a non-linear transform" if placement.matrix is None else "sheared axes"
-        log(f"“{name}” has {why}: a copy was resampled to {' x '.join(map(str, grid.size))} voxels in world space.")
+        why = _("a non-linear transform") if placement.matrix is None else _("sheared axes")
+        log(
+            _("“{name}” has {why}: a copy was resampled to {size} voxels in world space.").format(
+                name=name, why=why, size=" x ".join(map(str, grid.size))
+            )
+        )
     if frames.is_plain_picture(copy):
         path = stem.with_name(stem.name + ".png")
         frames.write_png(copy.GetImageData(), path, name)
@@ -274,7 +291,7 @@ def _axes_of(path: Path) -> int | None:
             return 3 + sum(size > 1 for size in sizes[4 : sizes[0] + 1])
         if lower.endswith((".nrrd", ".mha")):
             for line in _header_lines(path):
-                key, _, value = line.partition(":" if lower.endswith(".nrrd") else "=")
+                key, _mark, value = line.partition(":" if lower.endswith(".nrrd") else "=")
                 if key.strip() in ("dimension", "NDims"):
                     return int(value)
     return None

@@ -17,6 +17,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MedGenLib.errors import BoundaryError
 from MedGenLib.geometry import ijk_to_ras, is_right_angled, placement_of, to_vtk
+from MedGenLib.i18n import _
 
 # Where Slicer and ITK put a picture that says nothing of its place: pixel (i, j) at i mm left, j mm posterior.
 PICTURE_MATRIX = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -43,7 +44,11 @@ def write_png(image: vtk.vtkImageData, path: Path, owner: str) -> None:
     writer.SetInputConnection(flip.GetOutputPort())
     writer.Write()
     if writer.GetErrorCode() or not path.is_file():
-        raise BoundaryError(f"“{owner}” could not be written to {path.parent.parent}; check the free space there.")
+        raise BoundaryError(
+            _("“{owner}” could not be written to {folder}; check the free space there.").format(
+                owner=owner, folder=path.parent.parent
+            )
+        )
 
 
 def read_png(path: Path, reference: Any = None) -> Any:
@@ -59,14 +64,14 @@ def read_png(path: Path, reference: Any = None) -> Any:
     """
     reader = vtk.vtkPNGReader()
     if not _is_whole_png(path) or not reader.CanReadFile(str(path)):
-        raise BoundaryError(f"{path} is not a readable PNG picture; run the method again.")
+        raise BoundaryError(_("{path} is not a readable PNG picture; run the method again.").format(path=path))
     reader.SetFileName(str(path))
     reader.Update()
     picture = reader.GetOutput()
     scalars = picture.GetPointData().GetScalars()
     if reader.GetErrorCode() or scalars is None:
-        raise BoundaryError(f"{path} is not a readable PNG picture; run the method again.")
-    width, height, _ = picture.GetDimensions()
+        raise BoundaryError(_("{path} is not a readable PNG picture; run the method again.").format(path=path))
+    width, height = picture.GetDimensions()[:2]
     values = vtk_to_numpy(scalars).reshape(height, width, -1)[::-1]
     values = values[..., :1] if values.shape[-1] == 2 else values
     image = vtk.vtkImageData()

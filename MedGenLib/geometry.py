@@ -126,7 +126,7 @@ def covering_grid(matrix: np.ndarray, extent: tuple[int, ...], placement: Placem
     moved = _through(placement, _apply(matrix, steps))
     axes = (moved[1:4] - moved[4:7]).T
     spacing = np.linalg.norm(axes, axis=0)
-    left, _, right = np.linalg.svd(axes / spacing)
+    left, _stretch, right = np.linalg.svd(axes / spacing)
     frame = np.eye(4)
     frame[:3, :3] = (left @ right) * spacing
     frame[:3, 3] = moved[0]
@@ -137,8 +137,10 @@ def covering_grid(matrix: np.ndarray, extent: tuple[int, ...], placement: Placem
     size = (last - first + 1).astype(int)
     if np.prod(size.astype(float)) > LARGEST_GROWTH * np.prod(high - low + 1) + 1e6:
         raise BoundaryError(
-            f"The transform above “{name}” stretches it to {' x '.join(map(str, size))} voxels; "
-            "harden a milder transform or crop the volume first."
+            _(
+                "The transform above “{name}” stretches it to {size} voxels; harden a milder transform "
+                "or crop the volume first."
+            ).format(name=name, size=" x ".join(map(str, size)))
         )
     frame[:3, 3] = _apply(frame, first[None])[0]
     return Grid(frame, (int(size[0]), int(size[1]), int(size[2])))

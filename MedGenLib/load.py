@@ -13,6 +13,7 @@ import slicer
 
 from MedGenLib import frames, markups, segmentations, tables
 from MedGenLib.errors import BoundaryError
+from MedGenLib.i18n import _
 from MedGenLib.scratch import all_or_nothing, scratch_scene
 
 _MARKUP_KINDS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
@@ -64,7 +65,11 @@ def load_results(
     with scratch_scene() as scratch:
         nodes = read_nodes(Path(path), kind, scratch, reference)
         if at_most is not None and len(nodes) > at_most:
-            raise BoundaryError(f"{path} holds {len(nodes)} markups where one was expected; split the file.")
+            raise BoundaryError(
+                _("{path} holds {count} markups where one was expected; split the file.").format(
+                    path=path, count=len(nodes)
+                )
+            )
         with all_or_nothing(scene):
             for number, node in enumerate(nodes, start=1):
                 own = node.GetName() if len(nodes) > 1 else ""
@@ -79,7 +84,7 @@ def load_results(
 def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None) -> list[Any]:
     """The nodes of a file, in no scene. `reference` gives a picture of its size its place."""
     if not path.is_file():
-        raise BoundaryError(f"{path} does not exist; run the method again.")
+        raise BoundaryError(_("{path} does not exist; run the method again.").format(path=path))
     if kind == "Image":
         return [frames.read_png(path, reference) if path.suffix.lower() == ".png" else _read_volume(path, scratch)]
     if kind == "Mask":
@@ -88,7 +93,7 @@ def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None) -> li
         return markups.read(path, scratch)
     if kind in _TABLE_KINDS:
         return [tables.read_csv(path)]
-    raise BoundaryError(f"A {kind.lower()} has no node in Slicer; it stays in {path}.")
+    raise BoundaryError(_("A {kind} has no node in Slicer; it stays in {path}.").format(kind=kind.lower(), path=path))
 
 
 def stamp(node: Any, provenance: dict[str, Any]) -> None:
@@ -150,4 +155,4 @@ def _read_volume(path: Path, scratch: Any) -> Any:
         components = image.GetNumberOfScalarComponents() if image is not None else 0
         if (components == 1) == (node.GetClassName() == "vtkMRMLScalarVolumeNode") and components:
             return node
-    raise BoundaryError(f"{path} cannot be read as an image; run the method again.")
+    raise BoundaryError(_("{path} cannot be read as an image; run the method again.").format(path=path))

@@ -13,6 +13,7 @@ import vtk
 
 from MedGenLib.errors import BoundaryError
 from MedGenLib.geometry import Placement, from_vtk, is_right_angled
+from MedGenLib.i18n import _
 from MedGenLib.scratch import copy_into
 
 MARKUP_CLASSES = {
@@ -31,15 +32,23 @@ def check(node: Any, kind: str, name: str) -> None:
     """BoundaryError when a markup is not placed so far that it says something."""
     if kind in ("Box", "Sphere"):
         if node.GetNumberOfDefinedControlPoints() < 1 or min(node.GetSize()) <= 0:
-            raise BoundaryError(f"ROI “{name}” has no size; place it in the views or choose another.")
+            raise BoundaryError(
+                _("ROI “{name}” has no size; place it in the views or choose another.").format(name=name)
+            )
         return
     if kind == "Plane":
         if not node.GetIsPlaneValid():
-            raise BoundaryError(f"Plane “{name}” is not placed; place it in the views or choose another.")
+            raise BoundaryError(
+                _("Plane “{name}” is not placed; place it in the views or choose another.").format(name=name)
+            )
         return
     placed = node.GetNumberOfControlPoints() if kind == "Points" else node.GetNumberOfDefinedControlPoints()
     if placed < _FEWEST_POINTS[kind]:
-        raise BoundaryError(f"“{name}” has {placed} of at least {_FEWEST_POINTS[kind]} points; place the missing ones.")
+        raise BoundaryError(
+            _("“{name}” has {placed} of at least {fewest} points; place the missing ones.").format(
+                name=name, placed=placed, fewest=_FEWEST_POINTS[kind]
+            )
+        )
 
 
 def in_world(node: Any, name: str, kind: str, placement: Placement, scratch: Any, log: Callable[[str], None]) -> Any:
@@ -48,7 +57,11 @@ def in_world(node: Any, name: str, kind: str, placement: Placement, scratch: Any
     if not placement.is_identity:
         copy.ApplyTransform(placement.to_world)
         if kind in ("Box", "Sphere", "Plane") and not _stays_right_angled(node, placement):
-            log(f"“{name}” is bent by its transform: the {kind.lower()} that Slicer shows in its place was taken.")
+            log(
+                _("“{name}” is bent by its transform: the {kind} that Slicer shows in its place was taken.").format(
+                    name=name, kind=kind.lower()
+                )
+            )
     return copy
 
 
@@ -78,7 +91,7 @@ def read(path: Path, scratch: Any) -> list[Any]:
     Raises:
         BoundaryError: the file is not a markups file, or holds a markup that Slicer does not know.
     """
-    refused = BoundaryError(f"{path} is not a readable Slicer markups file; run the method again.")
+    refused = BoundaryError(_("{path} is not a readable Slicer markups file; run the method again.").format(path=path))
     try:
         items = json.loads(path.read_text("utf-8"))["markups"]
         classes = [MARKUP_CLASSES[item["type"]] for item in items]

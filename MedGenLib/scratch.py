@@ -15,6 +15,7 @@ import slicer
 import vtk
 
 from MedGenLib.errors import BoundaryError
+from MedGenLib.i18n import _
 
 
 @contextlib.contextmanager
@@ -59,7 +60,11 @@ def write(node: Any, storage: Any, path: Path, owner: str) -> None:
     storage.SetFileName(str(path))
     storage.SetUseCompression(0)
     if not storage.WriteData(node) or not path.is_file():
-        raise BoundaryError(f"“{owner}” could not be written to {path.parent.parent}; check the free space there.")
+        raise BoundaryError(
+            _("“{owner}” could not be written to {folder}; check the free space there.").format(
+                owner=owner, folder=path.parent.parent
+            )
+        )
 
 
 @contextlib.contextmanager
@@ -78,7 +83,9 @@ def staged(folder: Path, owner: str) -> Iterator[Path]:
             staging.mkdir(parents=True)
         except OSError as error:
             raise BoundaryError(
-                f"“{owner}” cannot be written to {folder} ({error.strerror}); choose a folder that can be written to."
+                _("“{owner}” cannot be written to {folder} ({reason}); choose a folder that can be written to.").format(
+                    owner=owner, folder=folder, reason=error.strerror
+                )
             ) from None
         yield staging
         made = []
@@ -91,7 +98,7 @@ def staged(folder: Path, owner: str) -> Iterator[Path]:
 
 def publish(path: Path, folder: Path) -> Path:
     """Move a staged file into `folder` under its own name, numbered when that is taken; returns where it lies."""
-    stem, _, ending = path.name.partition(".")
+    stem, _dot, ending = path.name.partition(".")
     target, number = folder / path.name, 1
     while target.exists():
         number += 1

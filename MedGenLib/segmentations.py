@@ -26,6 +26,7 @@ from MedGenLib.geometry import (
     resample,
     to_vtk,
 )
+from MedGenLib.i18n import _
 from MedGenLib.scratch import copy_into
 
 LABELMAP = "Binary labelmap"
@@ -36,13 +37,19 @@ def check(node: Any, name: str) -> None:
     if node.IsA("vtkMRMLVolumeNode"):
         image = node.GetImageData()
         if image is None or image.GetPointData().GetScalars() is None:
-            raise BoundaryError(f"Label map “{name}” has no image data; load it again or choose another.")
+            raise BoundaryError(
+                _("Label map “{name}” has no image data; load it again or choose another.").format(name=name)
+            )
         values = vtk_to_numpy(image.GetPointData().GetScalars())
         if not np.array_equal(values, np.rint(values)):
-            raise BoundaryError(f"Label map “{name}” holds fractions, not labels; threshold it first.")
+            raise BoundaryError(
+                _("Label map “{name}” holds fractions, not labels; threshold it first.").format(name=name)
+            )
         return
     if node.GetSegmentation().GetNumberOfSegments() == 0:
-        raise BoundaryError(f"Segmentation “{name}” has no segments; draw one in the Segment Editor.")
+        raise BoundaryError(
+            _("Segmentation “{name}” has no segments; draw one in the Segment Editor.").format(name=name)
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def read(path: Path, scratch: Any) -> Any:
     Raises:
         BoundaryError: the file cannot be read as labels.
     """
-    refused = BoundaryError(f"{path} cannot be read as a segmentation; run the method again.")
+    refused = BoundaryError(_("{path} cannot be read as a segmentation; run the method again.").format(path=path))
     if path.name.lower().endswith(".seg.nrrd"):
         node = slicer.vtkMRMLSegmentationNode()
         scratch.AddNode(node)
@@ -187,7 +194,7 @@ def _from_label_map_node(node: Any, name: str, scratch: Any) -> Any:
     colours = display.GetColorNode() if display is not None else None
     result = from_labels(node.GetImageData(), ijk_to_ras(node), colours)
     if result.GetSegmentation().GetNumberOfSegments() == 0:
-        raise BoundaryError(f"Label map “{name}” is empty; paint at least one label.")
+        raise BoundaryError(_("Label map “{name}” is empty; paint at least one label.").format(name=name))
     result.SetName(node.GetName())
     scratch.AddNode(result)
     return result
@@ -216,8 +223,12 @@ def _keep_only(segmentation: Any, segments: list[str] | None, name: str) -> None
     unknown = [segment for segment in segments if segmentation.GetSegment(segment) is None]
     if unknown or not segments:
         known = ", ".join(segmentation.GetSegment(i).GetName() for i in segmentation.GetSegmentIDs())
-        missing = f"no segment “{unknown[0]}”" if unknown else "no chosen segment"
-        raise BoundaryError(f"Segmentation “{name}” has {missing}; choose among {known}.")
+        missing = _("no segment “{id}”").format(id=unknown[0]) if unknown else _("no chosen segment")
+        raise BoundaryError(
+            _("Segmentation “{name}” has {missing}; choose among {known}.").format(
+                name=name, missing=missing, known=known
+            )
+        )
     for segment in list(segmentation.GetSegmentIDs()):
         if segment not in segments:
             segmentation.RemoveSegment(segment)
@@ -232,7 +243,7 @@ def _have_labelmaps(
         if not segmentation.GetConversionParameter(_grid_parameter()) and options.reference is not None:
             _take_grid_of(segmentation, options.reference, placement)
         if segmentation.CreateRepresentation(LABELMAP):
-            log(f"“{name}” holds surfaces only: a copy was turned into voxels.")
+            log(_("“{name}” holds surfaces only: a copy was turned into voxels.").format(name=name))
         elif not options.may_be_empty:
             raise _empty(name)
     if segmentation.GetSourceRepresentationName() != LABELMAP:
@@ -240,7 +251,9 @@ def _have_labelmaps(
 
 
 def _empty(name: str) -> BoundaryError:
-    return BoundaryError(f"Segmentation “{name}” is empty; draw on at least one slice in the Segment Editor.")
+    return BoundaryError(
+        _("Segmentation “{name}” is empty; draw on at least one slice in the Segment Editor.").format(name=name)
+    )
 
 
 def _blank(copy: Any, name: str, placement: Placement, options: MaskOptions) -> None:
@@ -323,10 +336,14 @@ def _carry(copy: Any, name: str, placement: Placement, log: Callable[[str], None
     whole = (0, grid.size[0] - 1, 0, grid.size[1] - 1, 0, grid.size[2] - 1)
     segmentation.SetConversionParameter(_grid_parameter(), geometry_text(grid.matrix, whole))
     if placement.matrix is None:
-        why = "a non-linear transform"
+        why = _("a non-linear transform")
     else:
-        why = "sheared axes" if one_lattice else "segments on different grids"
-    log(f"“{name}” has {why}: a copy was resampled to {' x '.join(map(str, grid.size))} voxels in world space.")
+        why = _("sheared axes") if one_lattice else _("segments on different grids")
+    log(
+        _("“{name}” has {why}: a copy was resampled to {size} voxels in world space.").format(
+            name=name, why=why, size=" x ".join(map(str, grid.size))
+        )
+    )
 
 
 def _on_lattice(matrix: np.ndarray, lattice: np.ndarray) -> bool:

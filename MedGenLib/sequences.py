@@ -12,6 +12,7 @@ import slicer
 from MedGenLib.errors import BoundaryError
 from MedGenLib.export import check_class, write_placed
 from MedGenLib.geometry import placement_of
+from MedGenLib.i18n import _
 from MedGenLib.load import place_beside, read_nodes, show, stamp
 from MedGenLib.scratch import all_or_nothing, file_stem, publish, scratch_scene, staged
 from MedGenLib.segmentations import MaskOptions
@@ -60,7 +61,11 @@ def export_sequence(
     browser = browser_of(proxy) if browser is None else browser
     sequence = browser.GetSequenceNode(proxy) if browser is not None else None
     if sequence is None or sequence.GetNumberOfDataNodes() == 0:
-        raise BoundaryError(f"“{proxy.GetName()}” is not a frame of a sequence; choose a node that a sequence plays.")
+        raise BoundaryError(
+            _("“{name}” is not a frame of a sequence; choose a node that a sequence plays.").format(
+                name=proxy.GetName()
+            )
+        )
     if frames == "current":
         value = _current_value(browser, sequence)
         numbers = [sequence.GetItemNumberFromIndexValue(value, False)]
@@ -110,7 +115,11 @@ def join_sequence(
     scene = slicer.mrmlScene if scene is None else scene
     browser = browser_of(proxy) if browser is None else browser
     if browser is None:
-        raise BoundaryError(f"“{proxy.GetName()}” is not a frame of a sequence; choose a node that a sequence plays.")
+        raise BoundaryError(
+            _("“{name}” is not a frame of a sequence; choose a node that a sequence plays.").format(
+                name=proxy.GetName()
+            )
+        )
     master = browser.GetMasterSequenceNode()
     with scratch_scene() as scratch, all_or_nothing(scene):
         sequence = slicer.vtkMRMLSequenceNode()
@@ -120,7 +129,11 @@ def join_sequence(
         for path, value in zip(paths, index_values, strict=True):
             nodes = read_nodes(Path(path), kind, scratch, proxy)
             if len(nodes) != 1:
-                raise BoundaryError(f"{path} holds {len(nodes)} markups where one was expected; split the file.")
+                raise BoundaryError(
+                    _("{path} holds {count} markups where one was expected; split the file.").format(
+                        path=path, count=len(nodes)
+                    )
+                )
             nodes[0].SetName(name)
             stamp(nodes[0], provenance or {})
             sequence.SetDataNodeAtValue(nodes[0], value)
@@ -132,7 +145,11 @@ def join_sequence(
         slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
         result = browser.GetProxyNode(sequence)
         if result is None:
-            raise BoundaryError(f"The results of “{proxy.GetName()}” could not join its browser; load them one by one.")
+            raise BoundaryError(
+                _("The results of “{name}” could not join its browser; load them one by one.").format(
+                    name=proxy.GetName()
+                )
+            )
         stamp(result, provenance or {})
         show(result, proxy)
         place_beside(result, proxy)

@@ -12,12 +12,13 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from MedGenLib.errors import BoundaryError
+from MedGenLib.i18n import _
 
 
 def check(node: Any, name: str) -> None:
     """BoundaryError when a table has no cell."""
     if node.GetNumberOfColumns() == 0 or node.GetNumberOfRows() == 0:
-        raise BoundaryError(f"Table “{name}” is empty; fill it or choose another.")
+        raise BoundaryError(_("Table “{name}” is empty; fill it or choose another.").format(name=name))
 
 
 def write_csv(node: Any, path: Path, owner: str) -> None:
@@ -31,7 +32,11 @@ def write_csv(node: Any, path: Path, owner: str) -> None:
             for row in range(table.GetNumberOfRows()):
                 writer.writerow([_cell(column, row) for column in columns])
     except OSError as error:
-        raise BoundaryError(f"“{owner}” could not be written to {path.parent.parent} ({error.strerror}).") from None
+        raise BoundaryError(
+            _("“{owner}” could not be written to {folder} ({reason}).").format(
+                owner=owner, folder=path.parent.parent, reason=error.strerror
+            )
+        ) from None
 
 
 def _cell(column: Any, row: int) -> str:
@@ -54,7 +59,7 @@ def read_csv(path: Path) -> Any:
     except (OSError, UnicodeDecodeError, csv.Error):
         rows = []
     if not rows or any(len(row) != len(rows[0]) for row in rows):
-        raise BoundaryError(f"{path} is not a readable CSV table; run the method again.")
+        raise BoundaryError(_("{path} is not a readable CSV table; run the method again.").format(path=path))
     node = slicer.vtkMRMLTableNode()
     for index, title in enumerate(rows[0]):
         cells = [row[index] for row in rows[1:]]

@@ -136,6 +136,14 @@ def test_warped_parent_is_hardened_on_a_copy_and_reported(scene: Any, tmp_path: 
     assert len(logged) == 1 and "CT" in logged[0] and "non-linear" in logged[0]
 
 
+def test_transform_that_would_blow_a_volume_up_is_refused_by_name(scene: Any, tmp_path: Path) -> None:
+    node = volume(noise((100, 100, 100)), np.eye(4))
+    parent(node, shear(30.0))
+    with pytest.raises(BoundaryError, match="CT.*stretches it to .* voxels"):
+        export_node(node, tmp_path / "run", "image", "Image", log=pytest.fail)
+    assert not (tmp_path / "run").exists()
+
+
 def test_own_sheared_axes_are_resampled_but_rounding_of_dicom_is_not(scene: Any, tmp_path: Path) -> None:
     array = noise((4, 5, 6))
     logged: list[str] = []
