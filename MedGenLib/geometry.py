@@ -13,6 +13,7 @@ import numpy as np
 import vtk
 
 from MedGenLib.errors import BoundaryError
+from MedGenLib.i18n import _
 
 # Cosine between two voxel axes up to which they count as right-angled: DICOM orientations of four or five decimals
 # stay below it, and are not worth interpolating a patient's voxels for. The file keeps such axes as they are.
