@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgen import __version__, catalog, models
 from medgen.errors import CANCELLED, DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
+from medgen.speak import emitter
 
 if TYPE_CHECKING:
     from medgen.bundle import Model
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    speak: Callable[[dict[str, Any]], None] = _emitter("json" if _wants_json(arguments) else "none")
+    speak: Callable[[dict[str, Any]], None] = emitter("json" if _wants_json(arguments) else "none")
     try:
         args = _parser().parse_args(arguments)
         return int(args.verb(args) or DONE)
@@ -167,49 +168,7 @@ def _add_run_options(sub: argparse.ArgumentParser, output: bool = True) -> None:
     sub.add_argument("--parent", action="store_true", help=argparse.SUPPRESS)
 
 
-# --- speaking -----------------------------------------------------------------------------------------------------
-
-
-def _emitter(form: str) -> Callable[[dict[str, Any]], None]:
-    """How a run's events reach whoever started it: JSON lines, a progress bar on a terminal, or plain lines."""
-    if form == "json":
-        return lambda event: print(json.dumps(event, ensure_ascii=False), flush=True)
-    if form == "none":
-        return lambda event: None
-    if sys.stderr.isatty():
-        return _bar()
-    return lambda event: print(event["message"], file=sys.stderr, flush=True) if event["event"] == "log" else None
-
-
-def _bar() -> Callable[[dict[str, Any]], None]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    tasks: dict[str, Any] = {}
-
-    def emit(event: dict[str, Any]) -> None:
-        if event["event"] == "log":
-            bar.console.print(event["message"], markup=False, highlight=False)
-        if event["event"] != "progress":
-            return
-        if not tasks:
-            bar.start()
-        if event["stage"] not in tasks:
-            tasks[event["stage"]] = bar.add_task(event["stage"], total=event["total"], left="")
-        left = event["seconds_left"]
-        text = "" if left is None else f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
-        bar.update(tasks[event["stage"]], completed=event["done"], left=text)
-        if event["done"] >= event["total"]:
-            bar.stop()
-            tasks.clear()
-
-    return emit
+# --- a run ---------------------------------------------------------------------------------------------------------
 
 
 def _make_run(args: argparse.Namespace, folder: Path) -> Run:
@@ -223,7 +182,7 @@ def _make_run(args: argparse.Namespace, folder: Path) -> Run:
         seed=args.seed,
         precision=args.precision,
         resume=getattr(args, "resume", False),
-        emit=_emitter(args.progress),
+        emit=emitter(args.progress),
     )
     if args.parent:
         obey_parent(run)
