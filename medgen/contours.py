@@ -73,6 +73,18 @@ def infer_annotated_slices(labels: NDArray[np.integer]) -> list[tuple[int, int]]
     return [(axis, int(index)) for index in occupied[axis]]
 
 
+def looks_sparse(labels: NDArray[np.integer]) -> bool:
+    """Whether (i, j, k) labels look drawn on some slices, rather than whole: the slices that `infer_annotated_slices`
+    finds along an axis are few, with undrawn ones between them, or one alone, or of several axes."""
+    slices = infer_annotated_slices(labels)
+    if not slices:
+        return False
+    if len({axis for axis, _ in slices}) > 1 or len(slices) == 1:
+        return True
+    indices = [index for _, index in slices]
+    return len(indices) <= 0.6 * (indices[-1] - indices[0] + 1)
+
+
 def _mixed_slices(drawn: NDArray[np.bool_], limit: int) -> list[tuple[int, int]] | None:
     """Slices of any axes that cover every drawn voxel, found greedily; None when more than `limit` are needed."""
     left = drawn.copy()
@@ -190,6 +202,15 @@ def annotated_voxels(
 # --- interpolation
 
 
+def mean_gap(planes: list[AnnotatedPlane], voxel: float) -> float:
+    """Mean distance in mm between neighbouring parallel planes, at least 5 voxels; 10 voxels when not parallel."""
+    normals = np.asarray([plane.normal for plane in planes]).reshape(-1, 3)
+    if len(planes) < 2 or np.any(np.abs(normals @ normals[0]) < 1 - 1e-6):
+        return 10 * voxel
+    positions = np.sort([float(np.dot(plane.origin, normals[0])) for plane in planes])
+    return max(5 * voxel, float(np.diff(positions).mean()))
+
+
 def signed_distance(inside: NDArray[np.bool_], pixel: float) -> NDArray[np.float32]:
     """Signed distance in mm to the edge of a 2D shape, positive inside; minus infinity where nothing is inside.
 
@@ -207,13 +228,15 @@ def signed_distance(inside: NDArray[np.bool_], pixel: float) -> NDArray[np.float
 class ContourInterpolation:
     """Signed distances on annotated planes, carried into the volume between them.
 
-    Between parallel planes the distances of the two neighbours are interpolated linearly (Raya and Udupa 1990);
-    beyond the first and last they fall by 1 mm a mm. Planes that are not parallel are blended with weights
-    1 / (distance to the plane)^2. A structure absent from a plane has there minus its largest radius elsewhere.
+    Between parallel planes the distances of the two neighbours are interpolated linearly (Raya and Udupa 1990).
+    Beyond the first and last plane nothing is known: over `reach` mm what is inside fades to 0, and from there on the
+    distance falls by 1 mm a mm. Planes that are not parallel are blended with weights 1 / (distance to the plane)^2.
+    A structure absent from a plane has there minus its largest radius elsewhere.
 
     Args:
         drawings: labels (rows, columns) of each plane, from `annotate`.
         structures: the label values to interpolate.
+        reach: how far beyond the outermost planes a structure may go on, mm.
     """
 
     def __init__(
@@ -222,8 +245,10 @@ class ContourInterpolation:
         drawings: list[NDArray[np.int64]],
         structures: list[int],
         grid: WorkingGrid,
+        reach: float = 0.0,
     ) -> None:
         self.grid = grid
+        self.reach = reach
         self.structures = structures
         self.frames = [plane.frame for plane in planes]
         self.parallel = all(abs(frame.normal @ self.frames[0].normal) > 1 - 1e-6 for frame in self.frames)
@@ -290,7 +315,11 @@ class ContourInterpolation:
         column = torch.arange(values.shape[2])
         below, above = ordered[lower, :, column].T, ordered[upper, :, column].T
         beyond = (positions[0] - along).clamp(min=0) + (along - positions[-1]).clamp(min=0)
-        return below + share * (above - below) - beyond
+        between = below + share * (above - below)
+        if self.reach == 0:
+            return between - beyond
+        faded = between * torch.where(between > 0, (1 - beyond / self.reach).clamp(min=0), 1.0)
+        return faded - (beyond - self.reach).clamp(min=0)
 
 
 def labels_from_distances(distances: Tensor, structures: list[int]) -> Tensor:

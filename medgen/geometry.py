@@ -80,7 +80,8 @@ def canonical_order(affine: np.ndarray) -> AxisOrder:
             ordered = directions[:, permutation] * np.where(flips, -1.0, 1.0) + 0.0  # + 0.0: no minus zero
             rank = (round(float(np.trace(ordered)), 6), *ordered.ravel().tolist())
             if best is None or rank > best[0]:
-                best = (rank, AxisOrder((permutation[0], permutation[1], permutation[2]), flips))
+                order = AxisOrder((permutation[0], permutation[1], permutation[2]), (flips[0], flips[1], flips[2]))
+                best = (rank, order)
     assert best is not None
     return best[1]
 
@@ -271,7 +272,7 @@ class WorkingGrid:
         extent = sizes * spacing
         finest = float(np.min(spacing)) if voxel is None else float(voxel)
         chosen = max(finest, float((np.prod(extent) / max_voxels) ** (1 / 3)))
-        counts = [max(1, int(round(length / chosen))) for length in extent.tolist()]
+        counts = [max(1, round(length / chosen)) for length in extent.tolist()]
         return cls(
             (counts[0], counts[1], counts[2]),
             chosen,

@@ -1,0 +1,759 @@
+"""Multi-planar U-Net: from a few annotated slices to a whole segmented volume.
+
+Laprade, Perslev, Sporring: How Few Annotations are Needed for Segmentation Using a Multi-planar U-Net? (2021), on the
+multi-planar U-Net of Perslev et al. (MICCAI 2019) and the 3D U-Net of Cicek et al. (MICCAI 2016).
+
+What is implemented of the paper (section 2): n_a annotation planes are cut by n_t random training planes, which
+therefore carry labels along lines only; images are sampled trilinearly, labels to the nearest; a 2D U-Net is trained
+with a cross-entropy masked to annotated pixels (n_t = 0: on the annotation planes themselves); augmentation by flips,
+rotation, scaling, brightness, contrast, gamma and noise; Adam, 22 400 updates of 4 planes; the best model on held-out
+annotation planes, half as many as train. Prediction: K orientations, each covering every voxel once with parallel
+planes; mean of the K probability volumes; threshold. The 3D U-Net baseline learns from patches of 64^3.
+
+Where the published code (perslev/MultiPlanarUNet) differs we follow the paper: batch normalisation after every
+convolution (31 044 289 parameters at base width 64), plain mean instead of a learned fusion, Adam 1e-5 with epsilon
+1e-7, batches of 4, no elastic deformation. The code has no sparse annotation. The paper gives neither the strengths
+of its augmentations nor the size of a plane nor the scaling of intensities: ours stand in the config and in
+`planes.normalise`.
+
+Beyond the paper, for learning from one volume and segmenting that same volume (`auto` settings):
+
+- position channels: three inputs say where in the volume a pixel lies, in [-1, 1]; a further one shows the image
+  scaled to the intensities of what is drawn;
+- interpolation: the signed distance s (mm) of contours interpolated between annotated planes, and the distance to the
+  nearest of them, are further inputs, and the network's logit is added to a s / (2 voxels): it learns where the
+  interpolation is wrong. While training, groups of planes are hidden from the interpolation in turn and the loss
+  counts their pixels, so that the network never learns to copy an answer it is shown. The prediction is
+  logit(mean P_k) + w s / (2 voxels), with a weight w chosen on annotated planes held out from all training;
+- far background: voxels farther outside the interpolated contours than the mean gap between planes count, little, as
+  background, because nobody draws slices where there is nothing to see;
+- the held-out planes are trained on too, in a second stage, once w is chosen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medgen import prepare
+from medgen.bundle import Model
+from medgen.case import Case, Image, Mask, Plane, Segment
+from medgen.cohort import Collection
+from medgen.contours import (
+    UNANNOTATED,
+    AnnotatedPlane,
+    annotated_voxels,
+    infer_annotated_slices,
+    labels_from_distances,
+    looks_sparse,
+)
+from medgen.errors import UserError
+from medgen.geometry import plane_frame, plane_in_grid, random_directions, sample_linear
+from medgen.jobs import Run
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.nn.unet import UNet, parameter_count
+from medgen.planes import Helpers, PlaneSampler, PlaneVolume, focus_range, orientation_matrices, oriented_grid
+from medgen.training import EMA, Best, Randomness, Training
+
+Choice = Literal["auto", "on", "off"]
+Autocast = Callable[[], AbstractContextManager[Any]]
+_WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # tried for the interpolation, per 2 voxels of signed distance
+
+
+def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
+    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
+
+
+class TrainConfig(Config):
+    """How to train. Defaults are the paper's."""
+
+    network: Literal["multi-planar", "3d-unet"] = Field(
+        "multi-planar", description="2D network on planes, or the 3D U-Net baseline"
+    )
+    annotation: Literal["auto", "slices", "whole"] = Field(
+        "auto", description="Without planes: are masks drawn on slices or whole? auto looks at them"
+    )
+    annotation_planes: int = Field(
+        0, ge=0, le=512, description="n_a: random planes kept of whole masks, to study sparse annotation; 0: all"
+    )
+    training_planes: int = Field(
+        512, ge=0, le=100_000, description="n_t: random planes that cut the annotated ones; 0: those themselves",
+        json_schema_extra=_paper(512),
+    )  # fmt: skip
+    updates: int = Field(22400, ge=1, le=1_000_000, description="Gradient updates", json_schema_extra=_paper(22400))
+    batch_size: int = Field(
+        4, ge=1, le=256, description="Planes an update (3D patches: one in four of them)", json_schema_extra=_paper(4)
+    )
+    base_width: int = Field(
+        64, ge=4, le=128, description="Channels of the network's first level", json_schema_extra=_paper(64)
+    )
+    window: int = Field(256, ge=16, le=1024, description="Side of a training plane", json_schema_extra={"unit": "px"})
+    patch: int = Field(
+        64, ge=16, le=256, description="Side of a 3D U-Net's patch", json_schema_extra=_paper(64, "voxel")
+    )
+    max_voxels: int = Field(
+        64_000_000, ge=10_000, le=10**10, description="Most voxels of the isotropic grid that is worked on"
+    )
+    learning_rate: float = Field(1e-5, gt=0, le=0.1, description="Adam's step size", json_schema_extra=_paper(1e-5))
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="Step size over the training", json_schema_extra=_paper("constant")
+    )
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the running mean of the weights; 0: no mean")
+    validation_share: float = Field(
+        1 / 3, ge=0, le=0.5, description="Share of the annotated planes held out", json_schema_extra=_paper(1 / 3)
+    )
+    validate_every: int = Field(400, ge=1, le=1_000_000, description="Updates between looks at the held-out planes")
+    refit: float = Field(
+        0.0, ge=0, lt=1, description="Share of the updates, at the end, that learn from the held-out planes too"
+    )
+    annotated_share: float = Field(
+        0.0, ge=0, le=1, description="Share of a batch that shows annotated planes", json_schema_extra=_paper(0.0)
+    )
+    axis_share: float = Field(
+        0.0, ge=0, le=1, description="Share of training planes that lie across an axis", json_schema_extra=_paper(0.0)
+    )
+    foreground_share: float = Field(0.0, ge=0, le=1, description="Share of planes placed on a drawn structure")
+    far_background: float = Field(
+        0.0, ge=0, le=1, description="Weight of background far from everything drawn; one volume only"
+    )
+    flips: bool = Field(True, description="Mirror planes at random", json_schema_extra=_paper(True))
+    rotation: float = Field(
+        180.0, ge=0, le=180, description="Largest turn of a plane in itself", json_schema_extra={"unit": "degree"}
+    )
+    scaling: float = Field(0.1, ge=0, le=0.5, description="Largest change of the logarithm of the pixel size")
+    brightness: float = Field(0.1, ge=0, le=1, description="Largest shift of intensities scaled to [-1, 1]")
+    contrast: float = Field(0.1, ge=0, le=1, description="Largest relative change of contrast")
+    gamma: float = Field(0.2, ge=0, le=1, description="Largest change of the logarithm of gamma")
+    noise: float = Field(0.05, ge=0, le=1, description="Largest standard deviation of noise on scaled intensities")
+    position_channels: Choice = Field("auto", description="Tell where a pixel lies; auto: with one drawn volume")
+    interpolation: Choice = Field(
+        "auto", description="Start from interpolated contours; auto: with one volume drawn on 3 slices or more"
+    )
+    prior: float = Field(0.5, ge=0, le=4, description="a: what 2 voxels of the interpolation's distance add to a logit")
+
+
+class ApplyConfig(Config):
+    """How to predict."""
+
+    orientations: int = Field(
+        3, ge=1, le=32, description="K: directions the volume is predicted from", json_schema_extra=_paper(3)
+    )
+    directions: Literal["axes", "random"] = Field(
+        "axes", description="Volume axes first, then random ones; or all random", json_schema_extra=_paper("random")
+    )
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="Probability from which a voxel is inside", json_schema_extra=_paper(0.5)
+    )
+    islands: Literal["drop", "keep"] = Field("drop", description="Pieces that no drawn slice touches")
+    keep_drawn: bool = Field(True, description="Give drawn slices back as they were drawn")
+
+
+# --- network and loss
+
+
+def build_network(config: TrainConfig, channels: int, outputs: int) -> UNet:
+    """The network of a config: (N, channels, ...) -> logits (N, outputs, ...)."""
+    if config.network == "3d-unet":
+        return UNet.cicek(channels, outputs, config.base_width)
+    return UNet(2, channels, outputs, config.base_width)
+
+
+def output_channels(structures: list[int]) -> int:
+    """One for one structure (logistic, as in the paper), else one each and the background (softmax)."""
+    return 1 if len(structures) == 1 else len(structures) + 1
+
+
+def logits_of(network: nn.Module, inputs: Tensor, prior: float, structures: int) -> Tensor:
+    """The network's logits plus `prior` for every two voxels of the interpolation's signed distance.
+
+    The distances are the channels before the last of the inputs, in tens of voxels (`PlaneVolume.inputs`).
+    """
+    logits = network(inputs).float()
+    if prior == 0:
+        return logits
+    distances = prior * 5 * inputs[:, -1 - structures : -1]
+    background = logits.shape[1] - structures
+    return torch.cat((logits[:, :background], logits[:, background:] + distances), dim=1)
+
+
+def masked_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy over annotated pixels; logistic for one output channel, softmax for several.
+
+    logits (N, 1 or structures + 1, ...), classes (N, ...) with 0 = background and `UNANNOTATED`, weights (N, ...).
+    Unannotated pixels have no part in the value or the gradient, whatever their weight.
+    """
+    known = classes != UNANNOTATED
+    if logits.shape[1] == 1:
+        loss = F.binary_cross_entropy_with_logits(logits[:, 0], (classes > 0).to(logits.dtype), reduction="none")
+    else:
+        loss = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
+    weights = weights * known
+    return torch.where(known, loss * weights, 0.0).sum() / weights.sum().clamp(min=1e-6)
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Adam's step size at an update: constant, or a short rise and a half cosine to 1 % of it."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    rise = min(1.0, (step + 1) / max(1, config.updates // 20))
+    return config.learning_rate * rise * (0.505 + 0.495 * float(np.cos(np.pi * step / config.updates)))
+
+
+# --- prediction
+
+
+class Predictor:
+    """A network with what it needs to predict a volume: settings that are the same in training and use."""
+
+    def __init__(
+        self, network: nn.Module, helpers: Helpers, prior: float, config: TrainConfig, structures: list[int]
+    ) -> None:
+        self.network, self.helpers, self.structures, self.config = network, helpers, structures, config
+        self.prior = prior if helpers.interpolation else 0.0
+
+    @torch.inference_mode()
+    def mean(self, volume: PlaneVolume, variant: int, config: ApplyConfig, run: Run, autocast: Autocast) -> Tensor:
+        """Mean probabilities (outputs, *grid.shape) over K orientations; the 3D U-Net's over overlapping patches."""
+        self.network.eval()
+        if self.config.network == "3d-unet":
+            return self._patches(volume, variant, run, autocast)
+        total = torch.zeros((output_channels(self.structures), *volume.grid.shape))
+        matrices = orientation_matrices(config.orientations, config.directions, run.seed)
+        for number, matrix in enumerate(matrices):
+            run.check_cancelled()
+            run.progress(number, len(matrices), "predict")
+            total += self._orientation(volume, variant, matrix, run, autocast)
+        run.progress(len(matrices), len(matrices), "predict")
+        return total / len(matrices)
+
+    def _probabilities(self, inputs: Tensor, run: Run, autocast: Autocast) -> Tensor:
+        layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
+        with autocast():
+            logits = logits_of(
+                self.network, inputs.to(run.device).contiguous(memory_format=layout), self.prior, len(self.structures)
+            )
+        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)).cpu()
+
+    def _orientation(
+        self, volume: PlaneVolume, variant: int, matrix: NDArray[np.float64], run: Run, autocast: Autocast
+    ) -> Tensor:
+        """Probabilities from one stack of parallel planes, turned back to the working grid."""
+        shape, centre = oriented_grid(volume.grid.shape, matrix, 16)
+        axes, middle = torch.from_numpy(matrix.astype(np.float32)), torch.from_numpy(centre.astype(np.float32))
+        rows, columns = (torch.arange(size) - (size - 1) / 2 for size in shape[1:])
+        flat = middle + rows[:, None, None] * axes[:, 0] + columns[None, :, None] * axes[:, 1]
+        predicted = torch.empty((output_channels(self.structures), *shape))
+        planes = max(1, 300_000 // (shape[1] * shape[2]))
+        for start in range(0, shape[0], planes):
+            run.check_cancelled()
+            depths = torch.arange(start, min(start + planes, shape[0])) - (shape[0] - 1) / 2
+            index = flat + depths[:, None, None, None] * axes[:, 2]
+            inputs = volume.inputs(index, self.helpers, variant).movedim(1, 0)
+            predicted[:, start : start + planes] = self._probabilities(inputs, run, autocast).movedim(1, 0)
+        result = torch.empty((predicted.shape[0], *volume.grid.shape))
+        half = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
+        across = [torch.arange(size, dtype=torch.float32) for size in volume.grid.shape]
+        for start in range(0, volume.grid.shape[0], 16):
+            voxels = torch.stack(torch.meshgrid(across[0][start : start + 16], *across[1:], indexing="ij"), dim=-1)
+            local = (voxels - middle) @ axes
+            index = torch.stack((local[..., 2], local[..., 0], local[..., 1]), dim=-1) + half
+            result[:, start : start + 16] = sample_linear(predicted, torch.minimum(index.clamp(min=0), 2 * half))
+        return result
+
+    def _patches(self, volume: PlaneVolume, variant: int, run: Run, autocast: Autocast) -> Tensor:
+        """Probabilities of the 3D U-Net: patches that overlap by half, averaged."""
+        side, shape = self.config.patch // 8 * 8, volume.grid.shape
+        starts = [sorted({min(start, max(0, size - side)) for start in range(0, size, side // 2)}) for size in shape]
+        total, count = torch.zeros((output_channels(self.structures), *shape)), torch.zeros(shape)
+        across = torch.arange(side, dtype=torch.float32)
+        for number, i in enumerate(starts[0]):
+            run.progress(number, len(starts[0]), "predict")
+            for j in starts[1]:
+                for k in starts[2]:
+                    run.check_cancelled()
+                    grid = torch.meshgrid(across + i, across + j, across + k, indexing="ij")
+                    inputs = volume.inputs(torch.stack(grid, dim=-1), self.helpers, variant)[None]
+                    found = self._probabilities(inputs, run, autocast)[0]
+                    a, b, c = (min(side, size - start) for size, start in zip(shape, (i, j, k), strict=True))
+                    total[:, i : i + a, j : j + b, k : k + c] += found[:, :a, :b, :c]
+                    count[i : i + a, j : j + b, k : k + c] += 1
+        return total / count
+
+
+def fuse(mean: Tensor, distances: Tensor | None, weight: float, voxel: float) -> Tensor:
+    """Mean probabilities (1 or structures + 1, ...) -> logits against background (structures, ...), plus `weight` for
+    every two voxels of the interpolation's signed distance in mm."""
+    if mean.shape[0] == 1:
+        logits = torch.logit(mean.clamp(1e-4, 1 - 1e-4))
+    else:
+        clamped = mean.clamp(min=1e-4)
+        logits = clamped[1:].log() - clamped[:1].log()
+    if distances is not None and weight > 0:
+        logits = logits + weight * (distances / (2 * voxel)).clamp(-8, 8)
+    return logits
+
+
+def dice(found: Tensor, reference: Tensor) -> float:
+    """Dice coefficient of two boolean tensors; 1 when both are empty."""
+    total = int(found.sum() + reference.sum())
+    return 2 * int((found & reference).sum()) / total if total else 1.0
+
+
+def dice_on_planes(volume: PlaneVolume, logits: Tensor, structures: list[int], planes: list[int]) -> float:
+    """Mean Dice over structures on some annotated planes, for logits (structures, *grid.shape)."""
+    assert volume.labels is not None and volume.owner is not None
+    where = torch.isin(volume.owner, torch.tensor(planes, dtype=torch.int16))
+    found, truth = labels_from_distances(logits[:, where], structures), volume.labels[where]
+    return float(np.mean([dice(found == value, truth == value) for value in structures]))
+
+
+# --- training
+
+
+def hold_out(planes: int, share: float) -> list[int]:
+    """The numbers of the planes held out for validation: spread evenly, the outermost only if need be."""
+    count = min(round(planes * share), planes - 2)
+    return sorted({round((number + 0.5) * planes / count - 0.5) for number in range(count)}) if count > 0 else []
+
+
+def hidden_groups(planes: int, always: frozenset[int]) -> list[frozenset[int]]:
+    """Sets of planes to hide from the interpolation in turn: each plane alone (from 9 on, groups), then every other.
+
+    `always` is hidden in all of them; at least one plane is always shown.
+    """
+    use = [number for number in range(planes) if number not in always]
+    groups = [use[start::8] for start in range(min(8, len(use)))]
+    if len(use) >= 4:
+        groups += [use[0::2], use[1::2]]
+    return [frozenset(group) | always for group in groups if len(group) < len(use)]
+
+
+class Chosen:
+    """What training settles on the way: the interpolation's weight, and how the held-out planes came out."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self.held_out: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weight and measures."""
+        return {"weight": self.weight, "held_out": dict(self.held_out)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.weight, self.held_out = state["weight"], dict(state["held_out"])
+
+
+class Fit:
+    """One training: network, optimiser, random state and choices as parts of the engine, and its two stages."""
+
+    def __init__(
+        self,
+        volumes: list[PlaneVolume],
+        held_out: set[tuple[int, int]],
+        structures: list[int],
+        helpers: Helpers,
+        config: TrainConfig,
+        run: Run,
+    ) -> None:
+        self.volumes, self.held_out, self.structures = volumes, held_out, structures
+        self.helpers, self.config, self.run = helpers, config, run
+        channels = helpers.channels(volumes[0].image.shape[0], len(structures))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            network = build_network(config, channels, output_channels(structures))
+        layout = torch.channels_last if config.network == "multi-planar" else torch.channels_last_3d
+        self.network = network.to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-7)
+        self.random, self.best, self.chosen = Randomness(run.seed), Best(), Chosen()
+        self.average = EMA(self.network, config.ema) if config.ema else None
+        parts: dict[str, Any] = {"unet": self.network, "adam": self.adam, "random": self.random}
+        parts |= {"best": self.best, "chosen": self.chosen}
+        if self.average:
+            parts["average"] = self.average
+        self.training = Training(run, parts)
+        self.prior = config.prior if helpers.interpolation else 0.0
+
+    @property
+    def result(self) -> nn.Module:
+        """The network as it stands: the mean of its weights where one is made."""
+        return self.average.network if self.average else self.network
+
+    def weights(self) -> dict[str, Tensor]:
+        """What to keep: the best network by the held-out planes, or the last one where it was refitted to all."""
+        if self.best.weights and not self.config.refit:
+            return self.best.weights
+        return self.result.state_dict()
+
+    def fit(self) -> None:
+        """Stage 1 learns from the planes that are not held out, which choose model and weight; stage 2 from all."""
+        config = self.config
+        second = round(config.updates * config.refit) if self.held_out else 0
+        first = config.updates - second
+        sampler: PlaneSampler | None = None
+        for step in self.training.stage("fit", first):
+            sampler = sampler or self._sampler(self.held_out)
+            self._update(step, sampler)
+            last = step + 1 == first
+            if self.held_out and (last or (not second and (step + 1) % config.validate_every == 0)):
+                self._validate(step + 1)
+        sampler = None
+        for step in self.training.stage("refit", second):
+            sampler = sampler or self._sampler(set())
+            self._update(first + step, sampler)
+
+    def _sampler(self, excluded: set[tuple[int, int]]) -> PlaneSampler:
+        far: list[Tensor | None] = []
+        for number, volume in enumerate(self.volumes):
+            always = frozenset(plane for other, plane in excluded if other == number)
+            wanted = self.helpers.position and self.config.far_background > 0 and len(volume.planes) > len(always)
+            far.append(volume.far_from_drawn(self.structures, always) if wanted else None)
+            if self.helpers.interpolation:
+                volume.interpolate(self.structures, hidden_groups(len(volume.planes), always))
+        seed = self.run.seed + (1 if excluded else 2)
+        return PlaneSampler(self.volumes, self.structures, self.helpers, self.config, excluded, far, seed)
+
+    def _update(self, step: int, sampler: PlaneSampler) -> None:
+        """One gradient update."""
+        self.network.train()
+        inputs, classes, weights = (part.to(self.run.device) for part in sampler.batch(self.random.numpy))
+        layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate_at(step, self.config)
+        with self.training.autocast():
+            logits = logits_of(self.network, inputs.contiguous(memory_format=layout), self.prior, len(self.structures))
+        loss = self.training.step(masked_cross_entropy(logits, classes, weights), self.adam)
+        if self.average:
+            self.average.decay = min(self.config.ema, (1 + step) / (10 + step))
+            self.average.update(self.network)
+        if step % 10 == 0:
+            self.run.metric("loss", loss, step)
+
+    def _validate(self, step: int) -> None:
+        """Dice on the held-out planes: keeps the best network, and chooses the interpolation's weight."""
+        weights = _WEIGHTS if self.helpers.interpolation else (0.0,)
+        scores = []
+        for number, volume in enumerate(self.volumes):
+            planes = sorted(plane for other, plane in self.held_out if other == number)
+            if planes:
+                scores.append(self._scores(volume, planes, weights))
+        mean = np.mean(scores, axis=0)
+        chosen = int(np.argmax(mean))
+        self.run.metric("held_out_dice", float(mean[chosen]), step)
+        if self.best.offer(float(mean[chosen]), step, self.result):
+            self.chosen.weight = weights[chosen]
+            self.chosen.held_out = {f"weight {w:g}": round(float(m), 4) for w, m in zip(weights, mean, strict=True)}
+
+    def _scores(self, volume: PlaneVolume, planes: list[int], weights: tuple[float, ...]) -> list[float]:
+        """Held-out Dice of one volume for each weight of the interpolation, which is not shown the held-out planes."""
+        before = volume.hidden, volume.distances
+        if self.helpers.interpolation:
+            volume.interpolate(self.structures, [frozenset(planes)])
+        predictor = Predictor(self.result, self.helpers, self.prior, self.config, self.structures)
+        mean = predictor.mean(volume, 0, ApplyConfig.model_validate({}), self.run, self.training.autocast)
+        distances = volume.distances[0] if volume.distances else None
+        scores = [
+            dice_on_planes(volume, fuse(mean, distances, weight, volume.grid.spacing), self.structures, planes)
+            for weight in weights
+        ]
+        volume.hidden, volume.distances = before
+        return scores
+
+
+# --- what is annotated, and which helpers are on
+
+
+def annotated_planes(case: Case, mask: Mask, annotation: str, log: Callable[[str], None]) -> list[AnnotatedPlane]:
+    """The planes of a case in grid mm: its Plane markups, else the slices found from what is drawn (said in the log),
+    else none, which means that the whole mask counts."""
+    markups = [value for value in case.many("planes") if isinstance(value, Plane)]
+    if annotation == "whole":
+        return []
+    if markups:
+        found = [plane_in_grid(plane.origin, plane.axes[:, 2], mask.affine) for plane in markups]
+        return [AnnotatedPlane(*(tuple(part.tolist()) for part in pair)) for pair in found]
+    labels = mask.data.cpu().numpy()
+    if annotation == "auto" and not looks_sparse(labels):
+        return []
+    slices = infer_annotated_slices(labels)
+    counts = [(sum(axis == other for other, _ in slices), name) for axis, name in enumerate(_VIEWS)]
+    log("Annotated slices, found from what is drawn: " + ", ".join(f"{n} {name}" for n, name in counts if n) + ".")
+    return [AnnotatedPlane.slice_of(axis, index, mask.spacing) for axis, index in slices]
+
+
+_VIEWS = ("sagittal", "coronal", "axial")  # the view across each canonical axis
+
+
+def random_planes(mask: Mask, count: int, generator: np.random.Generator) -> list[AnnotatedPlane]:
+    """n_a random planes, each through a random place of the volume (paper, section 2)."""
+    planes = []
+    for normal in random_directions(count, generator):
+        frame = plane_frame(generator.uniform(size=3) * (np.asarray(mask.shape) - 1) * mask.spacing, normal)
+        origin, unit = np.round(frame.origin, 6).tolist(), np.round(frame.normal, 6).tolist()
+        planes.append(AnnotatedPlane((origin[0], origin[1], origin[2]), (unit[0], unit[1], unit[2])))
+    return planes
+
+
+def choose_helpers(volumes: list[PlaneVolume], config: TrainConfig) -> Helpers:
+    """What `auto` means here: helpers are on for one sparsely annotated volume, the interpolation from 3 planes on."""
+    alone = len(volumes) == 1 and bool(volumes[0].planes) and config.annotation_planes == 0
+    position = alone if config.position_channels == "auto" else config.position_channels == "on"
+    enough = alone and len(volumes[0].planes) >= 3
+    interpolation = enough if config.interpolation == "auto" else config.interpolation == "on"
+    if interpolation and any(len(volume.planes) < 3 for volume in volumes):
+        raise UserError("Interpolation needs 3 annotated slices in every volume; draw more or set interpolation=off.")
+    return Helpers(position, interpolation, focus_range(volumes[0]) if alone and position else None)
+
+
+def choose_held_out(volumes: list[PlaneVolume], validation: list[bool], config: TrainConfig) -> set[tuple[int, int]]:
+    """(volume, plane) pairs held out: all planes of validation volumes, else a share of every volume's planes."""
+    if any(validation):
+        return {(n, plane) for n, v in enumerate(volumes) if validation[n] for plane in range(len(v.planes))}
+    return {(n, plane) for n, v in enumerate(volumes) for plane in hold_out(len(v.planes), config.validation_share)}
+
+
+def without_islands(result: Tensor, drawn: Tensor, on_planes: NDArray[np.bool_], structures: list[int]) -> Tensor:
+    """Labels without the connected pieces (26 neighbours) that hold no voxel drawn as the same structure."""
+    for value in structures:
+        pieces, _ = ndimage.label((result == value).numpy(), structure=np.ones((3, 3, 3)))
+        touched = np.unique(pieces[(drawn == value).numpy() & on_planes])
+        result = result.masked_fill((result == value) & ~torch.from_numpy(np.isin(pieces, touched[touched > 0])), 0)
+    return result
+
+
+# --- the method
+
+_IMAGE = Role("image", Kind.IMAGE, "The volume", reference=True)
+_PLANES = Role(
+    "planes", Kind.PLANE, "The annotated slices; left out, they are found from the mask", many=True, optional=True
+)
+_LEARNT = Role("mask", Kind.MASK, "The structures, drawn on some slices or whole", may_be_empty=True)
+_DRAWN = Role(
+    "mask", Kind.MASK, "The drawn slices, where the model was trained on them", optional=True, may_be_empty=True
+)
+_SEGMENTED = Role("mask", Kind.MASK, "The structures in the whole volume")
+
+_QUICK: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "ema": 0.98,
+    "training_planes": 4096,
+    "annotated_share": 0.4,
+    "axis_share": 0.6,
+    "foreground_share": 0.7,
+    "far_background": 0.05,
+    "refit": 0.5,
+    "flips": False,
+    "rotation": 15.0,
+}
+_SMOKE = {"base_width": 8, "updates": 24, "batch_size": 4, "window": 48, "patch": 24, "max_voxels": 200_000}
+_DEMO = {"base_width": 16, "updates": 900, "batch_size": 12, "window": 96, "patch": 48, "max_voxels": 6_000_000}
+
+
+class MultiplanarUNet(Method):
+    """See the module's docstring."""
+
+    slug = "multiplanar-unet"
+    title = "Segment a volume from a few drawn slices"
+    sentence = "Draw a structure on a few slices of a volume, and get it segmented in the whole volume."
+    citation = (
+        "Laprade, Perslev, Sporring. How Few Annotations are Needed for Segmentation Using a Multi-planar U-Net? "
+        "Deep Generative Models, and Data Augmentation, Labelling, and Imperfections (MICCAI workshops), 2021"
+    )
+    url = "https://doi.org/10.1007/978-3-030-88210-5_20"
+    module = "MedGenSegmentation"
+    group = "Segment"
+    needs = "One volume with structures drawn on 4 to 8 slices, or several volumes with masks."
+    limits = "Beyond the outermost drawn slices little says where a structure ends: draw near its ends too."
+    phantoms = ("abdomen-ct-drawn", "abdomen-ct", "mitochondria")
+    operations = (
+        Operation(
+            "train",
+            "Train",
+            "Learn from the drawn slices of one volume, or from a cohort.",
+            TrainConfig,
+            scope="collection",
+            pools=(Pool("cases", (_IMAGE, _LEARNT, _PLANES)),),
+            outputs=(Role("model", Kind.MODEL, "The trained model"),),
+            tiers={"smoke": {**_QUICK, **_SMOKE}, "demo": {**_QUICK, **_DEMO}, "paper": {}},
+        ),
+        Operation(
+            "apply",
+            "Apply",
+            "Segment a volume with a trained model.",
+            ApplyConfig,
+            inputs=(_IMAGE, _DRAWN, _PLANES),
+            outputs=(_SEGMENTED,),
+            needs_model=True,
+            tiers={"smoke": {"orientations": 1}, "demo": {}, "paper": {"directions": "random", "islands": "keep"}},
+        ),
+    )
+
+    def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
+        """A cohort's rows (those of the test split left out) -> a model. One drawn row is the one-volume use."""
+        began = time.monotonic()
+        rows = [row for row in collection.rows() if row.split != "test" and row.labelled]
+        cases = [prepare.load_row(row, (_IMAGE, _LEARNT, _PLANES), run.log) for row in rows]
+        masks = [case.get("mask", Mask) for case in cases]
+        structures = sorted({int(value) for mask in masks for value in torch.unique(mask.data) if value > 0})
+        if not structures:
+            raise UserError("Nothing is drawn in any mask of the cohort; draw the structure on a few slices first.")
+        volumes = [self._volume(case, config, run, number) for number, case in enumerate(cases)]
+        helpers = choose_helpers(volumes, config)
+        held_out = choose_held_out(volumes, [row.split == "validation" for row in rows], config)
+        fit = Fit(volumes, held_out, structures, helpers, config, run)
+        fit.fit()
+        settings = {
+            "structures": structures,
+            "segments": [asdict(segment) for segment in _segments(masks, structures)],
+            "image_channels": volumes[0].image.shape[0],
+            "helpers": asdict(helpers),
+            "weight": fit.chosen.weight,
+        }
+        facts = {
+            "cases": len(rows),
+            "annotated slices": sum(len(volume.planes) for volume in volumes),
+            "Dice on held-out slices": fit.chosen.held_out,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        networks = {"unet": fit.weights()}
+        return Case({"model": Model(self.slug, networks, config.model_dump(mode="json"), settings, facts)})
+
+    def _volume(self, case: Case, config: TrainConfig, run: Run, number: int) -> PlaneVolume:
+        image, mask = case.get("image", Image), case.get("mask", Mask)
+        planes = annotated_planes(case, mask, config.annotation, run.log)
+        if config.annotation_planes and not planes:
+            planes = random_planes(mask, config.annotation_planes, np.random.default_rng([run.seed, number]))
+        return PlaneVolume.prepare(image.data.float(), image.spacing, mask.data, planes, config.max_voxels)
+
+    def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
+        """A volume -> its mask on the volume's grid."""
+        assert model is not None
+        image = case.get("image", Image)
+        settings, trained = model.settings, TrainConfig(**model.config)
+        structures: list[int] = settings["structures"]
+        helpers = Helpers(**settings["helpers"])
+        if image.data.shape[0] != settings["image_channels"]:
+            raise UserError(
+                f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but the model was trained on "
+                f"{settings['image_channels']}; choose an image like those it was trained on."
+            )
+        drawn: Mask | None = case.values.get("mask")
+        if drawn is None and helpers.interpolation:
+            raise UserError("This model starts from the slices drawn on its volume; give them as role “mask”.")
+        planes = annotated_planes(case, drawn, "slices", run.log) if drawn is not None else []
+        if not planes and helpers.interpolation:
+            raise UserError("Role “mask” is empty, but this model starts from the drawn slices; give what was drawn.")
+        labels = drawn.data.to(torch.int16) if drawn is not None and planes else None
+        volume = PlaneVolume.prepare(image.data.float(), image.spacing, labels, planes, trained.max_voxels)
+        if helpers.interpolation:
+            volume.interpolate(structures, [frozenset()])
+        logits = self._predict(volume, helpers, trained, config, run, model)
+        cut = float(np.log(config.threshold / (1 - config.threshold)))
+        result = labels_from_distances(logits - cut, structures)
+        if labels is not None:
+            on_planes = annotated_voxels(tuple(labels.shape), image.spacing, planes)
+            kept = torch.where(torch.from_numpy(on_planes), labels, result)
+            if config.islands == "drop":
+                kept = without_islands(kept, labels, on_planes, structures)
+            result = kept if config.keep_drawn else torch.where(torch.from_numpy(on_planes), result, kept)
+        segments = [Segment(**{**segment, "colour": tuple(segment["colour"])}) for segment in settings["segments"]]
+        return Case({"mask": Mask(result, image.affine, segments, name=image.name)})
+
+    def _predict(
+        self, volume: PlaneVolume, helpers: Helpers, trained: TrainConfig, config: ApplyConfig, run: Run, model: Model
+    ) -> Tensor:
+        """Logits (structures, i, j, k) on the volume's own grid."""
+        structures: list[int] = model.settings["structures"]
+        channels = helpers.channels(volume.image.shape[0], len(structures))
+        network = build_network(trained, channels, output_channels(structures))
+        network.load_state_dict(model.networks["unet"])
+        network.to(run.device)
+        predictor = Predictor(network, helpers, trained.prior, trained, structures)
+        mean = predictor.mean(volume, 0, config, run, lambda: _autocast(run))
+        distances = volume.distances[0] if volume.distances else None
+        return volume.grid.to_source(fuse(mean, distances, model.settings["weight"], volume.grid.spacing))
+
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        """The paper's measures, off what was annotated where that is known: Dice, sensitivity and specificity of every
+        structure, and their means over structures under the plain names."""
+        found, mask = result.get("mask", Mask).data, reference.get("mask", Mask)
+        counts = torch.ones(mask.shape, dtype=torch.bool) if mask.annotated is None else ~mask.annotated
+        names = {segment.value: segment.name for segment in mask.segments}
+        values = sorted({int(value) for value in torch.unique(mask.data) if value > 0}) or [1]
+        rows = []
+        for value in values:
+            ours, theirs = (found == value)[counts], (mask.data == value)[counts]
+            hit, miss = int((ours & theirs).sum()), int((~ours & ~theirs).sum())
+            rows.append((dice(ours, theirs), hit / max(1, int(theirs.sum())), miss / max(1, int((~theirs).sum()))))
+        measures = dict(zip(("dice", "sensitivity", "specificity"), np.mean(rows, axis=0).tolist(), strict=True))
+        if len(values) > 1:
+            for value, row in zip(values, rows, strict=True):
+                measures[f"dice {names.get(value, value)}"] = row[0]
+        return measures
+
+    def estimate(self, operation: Operation, cases: list[Case], config: Config, run: Run) -> Estimate:
+        """Measured on this device: small updates of the real network, scaled to the run. For training it holds the
+        time until the whole volume is segmented, and suggests the annotated slices where none are given."""
+        voxels = max((case.voxels() for case in cases), default=1)
+        if isinstance(config, ApplyConfig):
+            return Estimate(5 + 3e-6 * voxels * config.orientations, 2**29 + 100 * voxels, 2 * voxels)
+        assert isinstance(config, TrainConfig)
+        dims = 2 if config.network == "multi-planar" else 3
+        pixels = config.batch_size * (config.window**2 if dims == 2 else config.patch**3)
+        network = build_network(config, 7, 1).to(run.device)
+        update = pixels * _seconds_a_pixel(network, dims, run)
+        grid = min(2 * voxels, config.max_voxels)
+        seconds = 8 + config.updates * update + len(cases) * grid * 2e-5
+        memory = 2**29 + 20 * parameter_count(network) + 100 * pixels * config.base_width + 100 * grid * len(cases)
+        suggested = self._suggest(cases, config) if len(cases) == 1 else {}
+        return Estimate(seconds, memory, 20 * parameter_count(network), suggested=suggested)
+
+    def _suggest(self, cases: list[Case], config: TrainConfig) -> dict[str, Any]:
+        """The annotated slices found in a drawing that came without planes, as Plane markups in RAS mm."""
+        mask = cases[0].get("mask", Mask)
+        if cases[0].many("planes") or not bool((mask.data > 0).any()):
+            return {}
+        found: list[Plane] = []
+        for plane in annotated_planes(cases[0], mask, config.annotation, lambda message: None):
+            rotation = mask.affine[:3, :3] / mask.spacing
+            origin = rotation @ np.asarray(plane.origin) + mask.affine[:3, 3]
+            axes = rotation @ np.stack((plane.frame.u, plane.frame.v, plane.frame.normal), axis=1)
+            found.append(Plane(origin, axes, f"annotated slice {len(found) + 1}"))
+        return {"planes": found} if found else {}
+
+
+def _segments(masks: list[Mask], structures: list[int]) -> list[Segment]:
+    """Name and colour of every structure, as the first mask that knows it has them."""
+    known = {segment.value: segment for mask in reversed(masks) for segment in mask.segments}
+    return [known.get(value, Segment(value, f"structure {value}")) for value in structures]
+
+
+def _autocast(run: Run) -> AbstractContextManager[Any]:
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.precision == "bf16")
+
+
+def _seconds_a_pixel(network: nn.Module, dims: int, run: Run) -> float:
+    """Time of one pixel in one update: the faster of three small updates."""
+    shape = (4, 7, 64, 64) if dims == 2 else (1, 7, 24, 24, 24)
+    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        with _autocast(run):
+            loss = network(torch.zeros(shape, device=run.device).contiguous(memory_format=layout)).float().mean()
+        loss.backward()
+        times.append(time.monotonic() - began)
+    return min(times) / (shape[0] * int(np.prod(shape[2:])))
