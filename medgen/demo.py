@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,10 @@ def run(slug: str, folder: Path, run: Run, tier: str, settings: dict[str, Any]) 
     measures = execute.evaluate(method, model, table, plain, run)
     (folder / "measures.json").write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
     text = ", ".join(f"{key} {value:.3f}" for key, value in execute.summary(measures).items())
-    yield f"Measured against the whole phantom: {text}"
+    yield f"Measured against the whole truth (drawn slices included): {text}"
     picture = _picture(row, apply.inputs, dict(outputs), folder, f"{method.title}: {text}", run)
     if picture is not None:
         yield f"Picture: {picture}"
-    import shutil
-
     shutil.rmtree(run.folder, ignore_errors=True)
 
 

@@ -28,12 +28,18 @@ def overlay(case: Case, path: Path, title: str) -> None:
     centre = where.mean(0).round().astype(int) if len(where) else np.array(image.shape) // 2
     spacing = spacing_of(image.affine)
     low, high = np.percentile(image.data.numpy(), (1, 99.5))
-    figure = Figure(figsize=(12, 4.6), facecolor="black")
+    size = np.array(image.shape) * spacing  # mm
+    planes_of = [[a for a in range(3) if a != axis] for _, axis in VIEWS]
+    scale = 12.4 / sum(size[rest[0]] for rest in planes_of)  # inches a mm, the same in all three views
+    height = max(size[rest[1]] for rest in planes_of) * scale + 0.9
+    figure = Figure(figsize=(13, height), facecolor="black")
     FigureCanvasAgg(figure)
-    for column, (name, axis) in enumerate(VIEWS):
-        axes = figure.add_subplot(1, 3, column + 1)
-        rest = [a for a in range(3) if a != axis]
-        across, up = spacing[rest[0]], spacing[rest[1]]
+    left = 0.15
+    for (name, axis), rest in zip(VIEWS, planes_of, strict=True):
+        wide, tall = size[rest] * scale
+        axes = figure.add_axes((left / 13, (height - 0.75 - tall) / height, wide / 13, tall / height))
+        left += wide + 0.15
+        across, up = spacing[rest]
 
         def cut(volume: np.ndarray, axis: int = axis) -> np.ndarray:
             return np.take(volume, centre[axis], axis).T
@@ -52,10 +58,9 @@ def overlay(case: Case, path: Path, title: str) -> None:
             _draw_plane(axes, plane, image, axis, int(centre[axis]))
         if name != "Sagittal":  # the patient's right on the viewer's left, as radiologists look
             axes.invert_xaxis()
-        axes.set_title(name, color="white", fontsize=11)
+        axes.set_title(name, color="white", fontsize=11, pad=4)
         axes.axis("off")
-    figure.suptitle(title, color="white", fontsize=11)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.text(0.5, 1 - 0.25 / height, title, color="white", fontsize=12, ha="center", va="center")
     with io.written_whole(path) as partial:
         figure.savefig(partial, dpi=110, format="png", facecolor="black")
 
