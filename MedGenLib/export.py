@@ -287,6 +287,8 @@ def _axes_of(path: Path) -> int | None:
             with opener(path, "rb") as file:
                 header = file.read(348)
             order = "<" if struct.unpack_from("<i", header)[0] == 348 else ">"
+            if not _nifti_is_right_angled(header, order):
+                return None
             sizes = struct.unpack_from(f"{order}8h", header, 40)
             return 3 + sum(size > 1 for size in sizes[4 : sizes[0] + 1])
         if lower.endswith((".nrrd", ".mha")):
@@ -295,6 +297,15 @@ def _axes_of(path: Path) -> int | None:
                 if key.strip() in ("dimension", "NDims"):
                     return int(value)
     return None
+
+
+def _nifti_is_right_angled(header: bytes, order: str) -> bool:
+    """False for sheared axes, which Slicer may have straightened and other readers refuse."""
+    if struct.unpack_from(f"{order}h", header, 254)[0] <= 0:
+        return True
+    matrix = np.eye(4)
+    matrix[:3] = np.array(struct.unpack_from(f"{order}12f", header, 280)).reshape(3, 4)
+    return is_right_angled(matrix)
 
 
 def _header_lines(path: Path) -> Iterator[str]:

@@ -95,10 +95,16 @@ def in_world(
 
 
 def is_plain(node: Any) -> bool:
-    """Whether a segmentation node has something painted, all on one right-angled lattice."""
-    matrices = [ijk_to_ras(layer) for layer in _layers(node.GetSegmentation())]
+    """Whether a segmentation node has something painted, all on one right-angled lattice: its file then says the same.
+
+    Slicer saves a segmentation that refers to another lattice resampled to that one, and still calls it unmodified.
+    """
+    segmentation = node.GetSegmentation()
+    stored = _stored_grid(segmentation)
+    grids = [*_layers(segmentation), *([stored] if stored is not None else [])]
+    matrices = [ijk_to_ras(grid) for grid in grids]
     one = all(is_right_angled(matrix) and _on_lattice(matrix, matrices[0]) for matrix in matrices)
-    return one and _painted(node.GetSegmentation())
+    return one and _painted(segmentation)
 
 
 def geometry_text(matrix: np.ndarray, extent: tuple[int, ...]) -> str:

@@ -295,6 +295,18 @@ def test_unmodified_segmentation_is_handed_over_as_its_own_file(scene: Any, tmp_
     assert changed.parent == run and list(segments_of(changed)) == ["hepar", "tumour"]
 
 
+def test_file_that_slicer_resampled_on_saving_is_not_handed_over(scene: Any, tmp_path: Path) -> None:
+    node = segmentation(["liver"])
+    other = translation(-40, -60, -40) @ np.diag([4.0, 4.0, 4.0, 1.0])
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume(noise((30, 30, 30)), other, "other"))
+    storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(str(tmp_path / "saved.seg.nrrd"))
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    assert storage.WriteData(node) and not node.GetModifiedSinceRead()
+    path = export_node(node, tmp_path / "run", "mask", "Mask", log=pytest.fail)
+    assert_same_places(segments_of(path)["liver"], positions(BOXES["liver"], OBLIQUE))
+
+
 def test_segmentation_comes_in_with_layers_names_and_colours(scene: Any, tmp_path: Path) -> None:
     path = export_node(segmentation(["liver", "tumour", "nothing yet"]), tmp_path, "mask", "Mask", log=pytest.fail)
     reference = volume(noise(SHAPE), OBLIQUE, "CT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -244,18 +245,21 @@ def test_changed_volume_is_written_again(scene: Any, tmp_path: Path, change: Any
     assert_same_voxels_in_world(path, slicer.util.arrayFromVolume(node), world_matrix(node))
 
 
-def test_one_frame_of_a_4d_file_is_not_handed_over_as_the_4d_file(scene: Any, tmp_path: Path) -> None:
-    node = volume(noise((4, 5, 6)))
-    for name, image in (
-        ("series.nii.gz", sitk.JoinSeries([sitk.GetImageFromArray(noise((4, 5, 6), seed=s)) for s in (0, 1)])),
-        ("series.nrrd", sitk.JoinSeries([sitk.GetImageFromArray(noise((4, 5, 6), seed=s)) for s in (0, 1)])),
-    ):
-        sitk.WriteImage(image, str(tmp_path / name))
-        storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
-        storage.SetFileName(str(tmp_path / name))
-        node.SetAndObserveStorageNodeID(storage.GetID())
-        storage.InvokeEvent("ModifiedEvent")
-        assert export._axes_of(tmp_path / name) == 4
+@pytest.mark.parametrize("name", ["series.nii", "series.nii.gz", "series.nrrd", "series.mha"])
+def test_one_frame_of_a_4d_file_is_not_handed_over_as_the_4d_file(tmp_path: Path, name: str) -> None:
+    frames = [sitk.GetImageFromArray(noise((4, 5, 6), seed=seed)) for seed in (0, 1)]
+    sitk.WriteImage(sitk.JoinSeries(frames), str(tmp_path / name))
+    assert export._axes_of(tmp_path / name) == 4
+
+
+def test_nifti_with_sheared_axes_is_not_handed_over(scene: Any, tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(noise((4, 5, 6))), str(path))
+    assert export._axes_of(path) == 3
+    header = bytearray(path.read_bytes())
+    struct.pack_into("<f", header, 284, 0.3)  # the first row's second element of the sform
+    path.write_bytes(header)
+    assert export._axes_of(path) is None
 
 
 def test_messages_name_the_node_and_leave_nothing_behind(scene: Any, tmp_path: Path) -> None:
