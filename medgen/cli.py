@@ -427,6 +427,7 @@ def _check(args: argparse.Namespace) -> None:
                 "seconds": round(result.seconds, 1),
                 "memory_bytes": result.memory_bytes,
                 "disk_bytes": result.disk_bytes,
+                "device": str(run.device),
                 "notes": notes,
                 "suggested": {name: markups.as_json(value) for name, value in result.suggested.items()},
             }
