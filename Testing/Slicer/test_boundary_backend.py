@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
+import vtk
 from boundary_tools import (
     LINEAR_PARENTS,
     OBLIQUE,
@@ -84,6 +85,20 @@ def test_overlapping_segments_become_labels_by_the_stated_rule_and_return(scene:
     np.testing.assert_allclose(content.GetNthSegment(1).GetColor(), COLOURS["tumour"], atol=1e-3)
     found = places_in_node(back, content.GetNthSegmentID(1))
     assert_same_places(found, positions(BOXES["tumour"], ABOVE @ OBLIQUE))
+
+
+def test_terminology_of_a_segment_passes_the_backend(scene: Any, tmp_path: Path) -> None:
+    from test_boundary_segmentations import segmentation
+
+    entry = "Segmentation category and type~SCT^123037004^Anatomical Structure~SCT^10200004^Liver~^^~list~^^~^^"
+    node = segmentation(["liver", "vessel"])
+    node.GetSegmentation().GetSegment("liver").SetTag("TerminologyEntry", entry)
+    path = export_node(node, tmp_path, "mask", "Mask", log=pytest.fail)
+    (value,) = io.read(path, role(Kind.MASK))
+    assert value.segments[0].terminology == entry
+    back = load_result(through_the_backend(path, Kind.MASK), "Mask", "back").GetSegmentation()
+    found = vtk.reference("")
+    assert back.GetNthSegment(0).GetTag("TerminologyEntry", found) and str(found) == entry
 
 
 def test_what_the_backend_marks_comes_in_as_markups(scene: Any, tmp_path: Path) -> None:

@@ -271,9 +271,18 @@ def test_label_map_comes_out_with_the_names_of_its_colours(scene: Any, tmp_path:
 def test_empty_masks_are_refused_by_name(scene: Any, tmp_path: Path) -> None:
     nothing = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "No segments")
     unpainted = segmentation(["unpainted"])
+    stray = segmentation(["liver"])
+    stray.SetName("Stray")
+    stray.GetSegmentation().GetSegment("liver").SetLabelValue(9)  # what is painted there belongs to no segment
     labels = volume(np.zeros(SHAPE, np.int16), OBLIQUE, "Zeros", "vtkMRMLLabelMapVolumeNode")
     fractions = volume(np.full(SHAPE, 0.5, np.float32), OBLIQUE, "Halves", "vtkMRMLLabelMapVolumeNode")
-    for node, words in ((nothing, "no segments"), (unpainted, "empty"), (labels, "empty"), (fractions, "fractions")):
+    for node, words in (
+        (nothing, "no segments"),
+        (unpainted, "empty"),
+        (stray, "empty"),
+        (labels, "empty"),
+        (fractions, "fractions"),
+    ):
         with pytest.raises(BoundaryError, match=words) as raised:
             export_node(node, tmp_path / "run", "mask", "Mask", log=pytest.fail)
         assert node.GetName() in str(raised.value)
@@ -368,3 +377,14 @@ def test_loaded_segmentation_is_edited_on_the_grid_of_its_input(scene: Any, tmp_
     expected = LINEAR_PARENTS.get(above, np.eye(4)) @ matrix
     np.testing.assert_allclose(slicer.util.arrayFromVTKMatrix(found), expected, atol=1e-6)
     assert grid.GetDimensions() == (7, 6, 5)
+
+
+def test_loaded_segmentation_keeps_its_own_grid_beside_a_bent_input(scene: Any, tmp_path: Path) -> None:
+    path = export_node(segmentation(["liver"]), tmp_path, "mask", "Mask", log=pytest.fail)
+    sheared, warped = volume(noise((5, 6, 7)), OBLIQUE, "sheared"), volume(noise((5, 6, 7)), OBLIQUE, "warped")
+    parent(sheared, shear(0.4))
+    bend(warped, OBLIQUE[:3, 3], 20.0)
+    for reference in (sheared, warped):
+        node = load_result(path, "Mask", "result", reference=reference)
+        again = export_node(node, tmp_path, "again", "Mask", log=pytest.fail)
+        np.testing.assert_allclose(file_matrix(sitk.ReadImage(str(again))), OBLIQUE, atol=1e-6)
