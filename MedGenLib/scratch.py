@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -59,12 +60,23 @@ def write(node: Any, storage: Any, path: Path, owner: str) -> None:
     node.GetScene().AddNode(storage)
     storage.SetFileName(str(path))
     storage.SetUseCompression(0)
-    if not storage.WriteData(node) or not path.is_file():
+    if not storage.WriteData(node) or not path.is_file() or not _is_whole(path):
         raise BoundaryError(
             _("“{owner}” could not be written to {folder}; check the free space there.").format(
                 owner=owner, folder=path.parent.parent
             )
         )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is complete: Slicer's JSON writer reports success on a full disk, its others do not."""
+    if path.suffix != ".json":
+        return True
+    try:
+        json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import signal
 import struct
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,36 @@ def test_failed_write_leaves_folder_and_scene_as_they_were(
         export_node(node, tmp_path / "new" / "run", "image", "Image", log=pytest.fail)
     assert list(tmp_path.iterdir()) == []
     assert scene_state(scene) == before
+
+
+def test_full_disk_is_one_sentence_and_leaves_no_file(scene: Any, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="file size limits stand in for a full disk on Unix only")
+    points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Many")
+    for number in range(300):
+        points.AddControlPoint([number, number, number])
+    table = scene.AddNewNodeByClass("vtkMRMLTableNode", "Long")
+    slicer.util.updateTableFromArray(table, np.random.default_rng(0).random((5000, 2)), ["a", "b"])
+    picture = np.random.default_rng(0).integers(0, 255, (1, 200, 200, 3)).astype(np.uint8)
+    many = {
+        "Image": volume(noise((50, 50, 50)), name="Volume"),
+        "Mask": volume(noise((50, 50, 50)), name="Labels", class_name="vtkMRMLLabelMapVolumeNode"),
+        "Points": points,
+        "Table": table,
+    }
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    cases = [*many.items(), ("Image", volume(picture, np.diag([-1.0, -1.0, 1.0, 1.0]), "Picture"))]
+    written = []
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32768, limits[1]))
+    try:
+        for kind, node in cases:
+            with contextlib.suppress(BoundaryError):
+                written.append(export_node(node, tmp_path / "run", "role", kind, log=pytest.fail))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert written == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_folder_is_never_replaced(scene: Any, tmp_path: Path) -> None:
