@@ -23,6 +23,7 @@ from MedGenLib.i18n import _
 def scratch_scene() -> Iterator[Any]:
     """A private vtkMRMLScene: copies in it raise no event, leave no undo state and no subject hierarchy item."""
     scene = slicer.vtkMRMLScene()
+    scene.AddNode(slicer.vtkMRMLSelectionNode())  # without one, markups warn of missing units
     try:
         yield scene
     finally:

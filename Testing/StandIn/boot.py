@@ -54,8 +54,10 @@ class Runtime:
         self.application_logic.SetSliceLogics(vtk.vtkCollection())
         self.application_logic.SetViewLogics(vtk.vtkCollection())
         self._prepare_views()
-        vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)  # terminologies look for a share folder
+        # The terminologies logic complains six times that it has no share folder with Slicer's own lists.
+        vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
         self.logics = {name: self._register(name, class_name) for name, class_name in LOGIC_CLASSES.items()}
+        vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_WARNING)
         slicer.modules = types.SimpleNamespace(
             **{name.lower(): types.SimpleNamespace(logic=_constant(logic)) for name, logic in self.logics.items()}
         )
