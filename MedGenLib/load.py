@@ -135,11 +135,7 @@ def place_beside(node: Any, reference: Any) -> None:
     # Under a transform's item Slicer would apply that transform to the node, which already lies in the world.
     while (owner := hierarchy.GetItemDataNode(parent)) is not None and owner.IsA("vtkMRMLTransformNode"):
         parent = hierarchy.GetItemParent(parent)
-    item = hierarchy.GetItemByDataNode(node)
-    if item:
-        hierarchy.SetItemParent(item, parent)
-    else:
-        hierarchy.CreateItem(parent, node)
+    hierarchy.CreateItem(parent, node)  # moves the item that Slicer's plugins have made already
 
 
 def _read_volume(path: Path, scratch: Any) -> Any:

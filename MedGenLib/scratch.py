@@ -44,7 +44,7 @@ def copy_into(scene: Any, node: Any) -> Any:
 def share_voxels(scene: Any, node: Any, matrix: vtk.vtkMatrix4x4) -> Any:
     """A volume node in a scratch scene with the voxel array of another (not to be changed) and its own IJK to RAS.
 
-    It has an image object of its own: Slicer's writers touch it, and a shared one would report that to the user's node.
+    It has an image object of its own, so that nothing done to the copy reaches the user's node.
     """
     image = vtk.vtkImageData()
     image.ShallowCopy(node.GetImageData())
@@ -135,8 +135,17 @@ def all_or_nothing(scene: Any) -> Iterator[None]:
         after = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
         for node in reversed(after):
             if node not in before and scene.IsNodePresent(node):
+                _forget_item(scene, node)
                 scene.RemoveNode(node)
         raise
+
+
+def _forget_item(scene: Any, node: Any) -> None:
+    """Remove a node's subject hierarchy item: only the application's plugins would do so with the node."""
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if item:
+        hierarchy.RemoveItem(item, False, False)
 
 
 def _missing_parents(folder: Path) -> list[Path]:

@@ -163,7 +163,6 @@ def read(path: Path, scratch: Any) -> Any:
         storage.SetFileName(str(path))
         if not path.is_file() or not storage.ReadData(node):
             raise refused
-        node.SetAndObserveStorageNodeID(None)
         scratch.RemoveNode(node)
         return node
     volume = slicer.vtkMRMLLabelMapVolumeNode()
@@ -187,10 +186,9 @@ def refer_to(node: Any, reference: Any) -> None:
     world = placement.matrix @ ijk_to_ras(reference)
     if not is_right_angled(world):
         return
-    if placement.is_identity:
-        node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-        return
-    # Slicer takes a reference volume's grid before its parent transform, which would be another place than the world's.
+    # The first call also makes it the volume that the Segment Editor opens with; the second states the world's grid,
+    # whatever a version of Slicer makes of the reference's parent transform.
+    node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
     text = geometry_text(world, reference.GetImageData().GetExtent())
     node.GetSegmentation().SetConversionParameter(_grid_parameter(), text)
 

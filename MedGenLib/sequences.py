@@ -150,7 +150,6 @@ def join_sequence(
                     name=proxy.GetName()
                 )
             )
-        stamp(result, provenance or {})
         show(result, proxy)
         place_beside(result, proxy)
         place_beside(sequence, proxy)

@@ -12,6 +12,7 @@ import slicer
 from boot import subject_hierarchy_item
 from boundary_tools import noise, parent, translation, volume
 
+from MedGenLib import load
 from MedGenLib.load import load_result, place_beside
 
 
@@ -62,3 +63,22 @@ def test_input_without_an_item_is_no_error(scene: Any, hierarchy: Any, tmp_path:
     scan = volume(noise((3, 4, 5)), name="CT")
     assert load_result(result_file(tmp_path), "Image", "result", reference=scan).GetName() == "result"
     assert load_result(result_file(tmp_path), "Image", "result").GetName() != "result"
+
+
+@pytest.mark.parametrize("kind", ["Image", "Mask"])
+def test_failure_after_the_node_is_made_takes_it_back(
+    scene: Any, hierarchy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def fail(node: Any, reference: Any) -> None:
+        place_beside(node, reference)
+        raise RuntimeError("half-way")
+
+    scan = volume(noise((3, 4, 5)), name="CT")
+    subject_hierarchy_item(scan)
+    before = [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
+    items = hierarchy.GetNumberOfItems()
+    monkeypatch.setattr(load, "place_beside", fail)
+    with pytest.raises(RuntimeError, match="half-way"):
+        load_result(result_file(tmp_path), kind, "result", reference=scan)
+    assert [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())] == before
+    assert hierarchy.GetNumberOfItems() == items

@@ -377,6 +377,7 @@ def test_loaded_segmentation_is_edited_on_the_grid_of_its_input(scene: Any, tmp_
     expected = LINEAR_PARENTS.get(above, np.eye(4)) @ matrix
     np.testing.assert_allclose(slicer.util.arrayFromVTKMatrix(found), expected, atol=1e-6)
     assert grid.GetDimensions() == (7, 6, 5)
+    assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is reference
 
 
 def test_loaded_segmentation_keeps_its_own_grid_beside_a_bent_input(scene: Any, tmp_path: Path) -> None:
