@@ -202,12 +202,20 @@ def annotated_voxels(
 # --- interpolation
 
 
-def mean_gap(planes: list[AnnotatedPlane], voxel: float) -> float:
-    """Mean distance in mm between neighbouring parallel planes, at least 5 voxels; 10 voxels when not parallel."""
+def common_direction(planes: list[AnnotatedPlane]) -> NDArray[np.float64]:
+    """(3,) the unit vector closest to all normals, whichever way they point; largest component positive."""
     normals = np.asarray([plane.normal for plane in planes]).reshape(-1, 3)
-    if len(planes) < 2 or np.any(np.abs(normals @ normals[0]) < 1 - 1e-6):
+    direction = np.linalg.eigh(normals.T @ normals)[1][:, -1]
+    return plane_frame(np.zeros(3), direction).normal
+
+
+def mean_gap(planes: list[AnnotatedPlane], voxel: float) -> float:
+    """Mean distance in mm between neighbouring planes along their common direction, at least 5 voxels; 10 voxels when
+    some plane is tilted by more than 60 degrees from it, or when there is one plane."""
+    direction = common_direction(planes)
+    if len(planes) < 2 or any(abs(np.dot(plane.normal, direction)) < 0.5 for plane in planes):
         return 10 * voxel
-    positions = np.sort([float(np.dot(plane.origin, normals[0])) for plane in planes])
+    positions = np.sort([float(np.dot(plane.origin, direction)) for plane in planes])
     return max(5 * voxel, float(np.diff(positions).mean()))
 
 
@@ -228,15 +236,16 @@ def signed_distance(inside: NDArray[np.bool_], pixel: float) -> NDArray[np.float
 class ContourInterpolation:
     """Signed distances on annotated planes, carried into the volume between them.
 
-    Between parallel planes the distances of the two neighbours are interpolated linearly (Raya and Udupa 1990).
-    Beyond the first and last plane nothing is known: over `reach` mm what is inside fades to 0, and from there on the
-    distance falls by 1 mm a mm. Planes that are not parallel are blended with weights 1 / (distance to the plane)^2.
-    A structure absent from a plane has there minus its largest radius elsewhere.
+    At each voxel the distances of its two neighbours, the nearest plane on either side, are interpolated linearly by
+    the distances from them: shape-based interpolation (Raya and Udupa 1990) where planes are parallel. Beyond the
+    first and last plane the distance falls by 1 mm a mm; but where the volume itself ends within `reach` mm of them,
+    the structure may well go on to its edge: what is inside then fades to 0 over `reach`, and falls by 1 mm a mm from
+    there on. A structure absent from a plane has there minus its largest radius elsewhere.
 
     Args:
         drawings: labels (rows, columns) of each plane, from `annotate`.
         structures: the label values to interpolate.
-        reach: how far beyond the outermost planes a structure may go on, mm.
+        reach: how near the volume's edge must be for a structure to be taken as cut off by it, mm.
     """
 
     def __init__(
@@ -251,7 +260,9 @@ class ContourInterpolation:
         self.reach = reach
         self.structures = structures
         self.frames = [plane.frame for plane in planes]
-        self.parallel = all(abs(frame.normal @ self.frames[0].normal) > 1 - 1e-6 for frame in self.frames)
+        self.direction = common_direction(planes)
+        self.sides = torch.tensor([1.0 if frame.normal @ self.direction >= 0 else -1.0 for frame in self.frames])
+        self.positions = np.asarray([frame.origin @ self.direction for frame in self.frames])
         self.lows = [plane_extent(frame, grid)[0] for frame in self.frames]
         self.distances = [self._of_plane(drawing) for drawing in drawings]
         for number in range(len(structures)):
@@ -299,27 +310,35 @@ class ContourInterpolation:
 
     def _blend(self, values: Tensor, offsets: Tensor, subset: list[int]) -> Tensor:
         """(structures, N) from the (planes, structures, N) values and (planes, N) offsets of a subset."""
-        if not self.parallel:
-            weights = 1 / (offsets**2 + (0.25 * self.grid.spacing) ** 2)
-            weights = weights / weights.sum(dim=0)
-            return (values * weights[:, None]).sum(dim=0)
-        normal = self.frames[0].normal
-        order = sorted(range(len(subset)), key=lambda n: float(self.frames[subset[n]].origin @ normal))
-        positions = torch.tensor([float(self.frames[subset[n]].origin @ normal) for n in order])
-        along = offsets[0] + float(self.frames[subset[0]].origin @ normal)
-        upper = torch.searchsorted(positions, along).clamp(max=len(order) - 1)
-        lower = (torch.searchsorted(positions, along) - 1).clamp(min=0)
-        gap = (positions[upper] - positions[lower]).clamp(min=1e-6)
-        share = ((along - positions[lower]) / gap).clamp(0, 1)
-        ordered = values[torch.tensor(order)]
-        column = torch.arange(values.shape[2])
-        below, above = ordered[lower, :, column].T, ordered[upper, :, column].T
-        beyond = (positions[0] - along).clamp(min=0) + (along - positions[-1]).clamp(min=0)
-        between = below + share * (above - below)
-        if self.reach == 0:
-            return between - beyond
-        faded = between * torch.where(between > 0, (1 - beyond / self.reach).clamp(min=0), 1.0)
-        return faded - (beyond - self.reach).clamp(min=0)
+        offsets = offsets * self.sides[subset][:, None]
+        above, upper = torch.where(offsets <= 0, -offsets, torch.inf).min(dim=0)
+        below, lower = torch.where(offsets > 0, offsets, torch.inf).min(dim=0)
+        points = torch.arange(values.shape[2])
+        from_above, from_below = values[upper, :, points].T, values[lower, :, points].T
+        share = torch.nan_to_num(below / (below + above).clamp(min=1e-6), nan=1.0)
+        result = from_below + share * (from_above - from_below)
+        first, last = self._extent()
+        positions = self.positions[subset]
+        for alone, beyond, room in (
+            (torch.isinf(below), above, float(positions.min()) - first),
+            (torch.isinf(above), below, last - float(positions.max())),
+        ):
+            known = torch.where(torch.isinf(below), from_above, from_below)
+            result = torch.where(alone, self._beyond(known, beyond, room), result)
+        return result
+
+    def _beyond(self, known: Tensor, beyond: Tensor, room: float) -> Tensor:
+        """What the outermost plane knows, carried `beyond` mm outwards, with `room` mm to the volume's edge."""
+        if room > self.reach:
+            return known - beyond
+        fade = (1 - beyond / max(self.reach, 1e-6)).clamp(min=0)
+        return torch.where(known > 0, known * fade, known) - (beyond - self.reach).clamp(min=0)
+
+    def _extent(self) -> tuple[float, float]:
+        """Lowest and highest position of the volume's voxels along the planes' common direction, mm."""
+        corners = np.meshgrid(*[axis[[0, -1]] for axis in _axes(self.grid)], indexing="ij")
+        along = np.stack(corners, axis=-1).reshape(-1, 3) @ self.direction
+        return float(along.min()), float(along.max())
 
 
 def labels_from_distances(distances: Tensor, structures: list[int]) -> Tensor:

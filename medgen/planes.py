@@ -97,7 +97,7 @@ class PlaneVolume:
         self.hidden, self.distances = hidden, interpolation.volumes(shown)
 
     def _interpolation(self, structures: list[int]) -> ContourInterpolation:
-        reach = mean_gap(self.planes, self.grid.spacing)
+        reach = 1.25 * mean_gap(self.planes, self.grid.spacing)
         return ContourInterpolation(self.planes, self.drawings, structures, self.grid, reach)
 
     def far_from_drawn(self, structures: list[int], hidden: frozenset[int]) -> Tensor:

@@ -558,7 +558,7 @@ _QUICK: dict[str, Any] = {
     "rotation": 15.0,
 }
 _SMOKE = {"base_width": 8, "updates": 24, "batch_size": 4, "window": 48, "patch": 24, "max_voxels": 200_000}
-_DEMO = {"base_width": 16, "updates": 900, "batch_size": 12, "window": 96, "patch": 48, "max_voxels": 6_000_000}
+_DEMO = {"base_width": 16, "updates": 600, "batch_size": 12, "window": 96, "patch": 48, "max_voxels": 6_000_000}
 
 
 class MultiplanarUNet(Method):
