@@ -4,17 +4,14 @@ it has to be said. No Qt.
 
 from __future__ import annotations
 
-import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import slicer
 
 from MedGenLib.i18n import _
-from MedGenLib.load import load_results
 
+OURS = "MedGen.AnnotatedSlice"
 _SAME_DIRECTION = 0.9999
 _SAME_OFFSET = 0.25  # mm: nearer than half of any slice one would draw on
 
@@ -29,11 +26,22 @@ def slice_nodes() -> list[Any]:
 
 
 def frame_of_slice(slice_node: Any) -> np.ndarray:
-    """4x4: two in-plane directions, the normal and the origin of a slice view, RAS mm."""
+    """4x4: two in-plane directions, the normal and the origin of a slice view, RAS mm.
+
+    Right-handed, as Markups wants it. An axial view (left, anterior, superior) is not: its first direction is turned.
+    """
     matrix = slice_node.GetSliceToRAS()
     frame = np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
-    frame[:3, :3] /= np.linalg.norm(frame[:3, :3], axis=0)
-    return frame
+    return right_handed(frame)
+
+
+def right_handed(frame: np.ndarray) -> np.ndarray:
+    """A frame with unit axes that keeps its normal and second direction."""
+    result = frame.copy()
+    result[:3, :3] /= np.linalg.norm(result[:3, :3], axis=0)
+    if np.linalg.det(result[:3, :3]) < 0:
+        result[:3, 0] *= -1
+    return result
 
 
 def frame_of_plane(plane: Any) -> np.ndarray:
@@ -81,6 +89,13 @@ def hide(plane: Any) -> None:
     plane.CreateDefaultDisplayNodes()
     plane.SetLocked(True)
     plane.GetDisplayNode().SetVisibility(False)
+    plane.SetAttribute(OURS, "yes")
+
+
+def forget(plane: Any) -> None:
+    """Delete a plane node that was made here; one that somebody placed stays."""
+    if plane.GetAttribute(OURS) and plane.GetScene() is not None:
+        plane.GetScene().RemoveNode(plane)
 
 
 def describe(frame: np.ndarray) -> str:
@@ -111,11 +126,12 @@ def jump_to(plane: Any) -> Any:
 
 def planes_from_markups(content: dict[str, Any]) -> list[Any]:
     """Plane nodes of the content of a .mrk.json, as an estimate suggests them; named by where they lie."""
-    with tempfile.TemporaryDirectory(prefix="medgen-") as folder:
-        path = Path(folder) / "planes.mrk.json"
-        path.write_text(json.dumps(content), encoding="utf-8")
-        planes = load_results(path, "Plane", _("Slice"))
-    for plane in planes:
-        plane.SetName(describe(frame_of_plane(plane)))
-        hide(plane)
+    planes = []
+    for item in content["markups"]:
+        flip = np.diag([-1.0, -1.0, 1.0]) if item.get("coordinateSystem", "LPS") == "LPS" else np.eye(3)
+        frame = np.eye(4)
+        frame[:3, :3] = flip @ np.array(item["orientation"], float).reshape(3, 3)
+        frame[:3, 3] = flip @ np.array(item["center"], float)
+        frame = right_handed(frame)
+        planes.append(add_plane(frame, describe(frame)))
     return planes

@@ -12,7 +12,7 @@ from MedGenLib.i18n import _
 def method_card(entry: dict[str, Any]) -> str:
     """Sentence, badge, citation with its link, what it needs and where it fails."""
     badge = _("Research use only. Not for clinical use.")
-    rows = [f"<p style='margin:0 0 6px 0'>{html.escape(entry['sentence'])}</p>"]
+    rows = [f"<p style='margin-top:0; margin-bottom:8px'>{html.escape(entry['sentence'])}</p>"]
     details = [(_("Needs"), entry["needs"]), (_("Limits"), entry["limits"])]
     if entry["carries_patient_data"]:
         details.append((_("Privacy"), _("Its models carry a reference image: treat them as patient data.")))
@@ -24,7 +24,7 @@ def method_card(entry: dict[str, Any]) -> str:
     )
     rows.append(f"<table cellspacing='0' cellpadding='0'>{table}</table>")
     rows.append(
-        "<p style='margin:6px 0 0 0'><span style='background-color:#7a4b00; color:#ffffff'>"
+        "<p style='margin-top:8px; margin-bottom:0'><span style='background-color:#7a4b00; color:#ffffff'>"
         f"&nbsp;{html.escape(badge)}&nbsp;</span></p>"
     )
     return "".join(rows)

@@ -23,7 +23,7 @@ from medgen.errors import UserError
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
 from MedGenLib.plan import Plan, as_list, export_inputs, reference_role, roles_of, single_pool, write_cohort
-from MedGenLib.runs import Event, MedGenRun, free_name
+from MedGenLib.runs import Event, MedGenRun, can_resume, free_name
 
 
 class MedGenLogic:
@@ -165,7 +165,7 @@ class MedGenLogic:
                 ready = job["method"] == slug and job["operation"] == "train" and Path(job["cohort"]).is_file()
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            if ready and not (models.folder() / name).exists():
+            if ready and can_resume(models.folder() / name) and not (models.folder() / name).exists():
                 names.append(name)
         return names
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import slicer
 
 from medgen import models
+from medgen.cli import CHECKPOINT
 from medgen.errors import CANCELLED, OUR_FAULT
 from medgen.jobs import Job
 from MedGenLib import inprocess
@@ -133,6 +135,12 @@ class MedGenRun:
         if self._job is not None and self.running:
             self._job.kill()
 
+    def abandon(self) -> None:
+        """Forget a run that was killed: nothing is loaded, and its files go as soon as the process has ended."""
+        if self._job is not None and self.running:
+            job, self.state = self._job, "cancelled"
+            threading.Thread(target=lambda: (job.wait(20), self._clean_up()), daemon=True).start()
+
     # --- in this process
 
     def perform_here(self) -> dict[str, Any]:
@@ -172,7 +180,7 @@ class MedGenRun:
         self._clean_up()
 
     def _clean_up(self) -> None:
-        if not self._keep or self.state == "done":
+        if not (self._keep and self.state != "done" and can_resume(self.plan.out)):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _load(self, outputs: list[Event]) -> dict[str, Any]:
@@ -214,6 +222,11 @@ class MedGenRun:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(path), str(target))
         return target
+
+
+def can_resume(model: Path) -> bool:
+    """Whether an interrupted training of a model left something to go on from."""
+    return (model.with_name(model.name + ".training") / CHECKPOINT).is_file()
 
 
 def free_name(stem: str, folder: Path) -> str:

@@ -5,27 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from panel_tools import (  # noqa: F401
-    HERE,
-    SLUG,
-    add_drawing,
-    add_volume,
-    ball,
-    dice,
-    home,
-    labels_of,
-    node_count,
-    stub_catalog,
-)
+from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
+from MedGenLib.selftest import add_drawing, add_volume, ball, check_train_and_apply, dice, labels_of
 
 
 @pytest.fixture
@@ -49,6 +38,10 @@ def test_train_then_apply_gives_a_segmentation_of_the_whole_volume(nodes: dict[s
     assert dice(labels_of(result, nodes["image"]), ball()) > 0.95
     record = provenance_of(result)
     assert record["method"] == SLUG and json.loads(record["model"])["name"] == "ball"
+
+
+def test_the_self_test_of_the_modules_passes(scene: Any, home: Path) -> None:  # noqa: F811
+    check_train_and_apply(MedGenLogic(), SLUG, "smoke", at_least=0.95)
 
 
 def test_a_run_inside_this_python_gives_the_same(nodes: dict[str, Any]) -> None:
@@ -104,7 +97,7 @@ def test_a_check_estimates_the_time_and_suggests_the_drawn_slices(nodes: dict[st
     run = MedGenLogic().check(SLUG, "train", nodes, tier="smoke")
     run.wait()
     assert run.estimate is not None and run.estimate["seconds"] == 240.0
-    assert len(run.estimate["suggested"]["planes"]["markups"]) == 3
+    assert len(run.estimate["suggested"]["planes"]["markups"]) == 7
     assert not run.folder.exists()
 
 
@@ -112,10 +105,10 @@ def test_cancelling_ends_the_process_and_the_training_can_go_on(nodes: dict[str,
     logic = MedGenLogic()
     settings = {"steps": 600, "pause": 0.05}
     run = logic.process(SLUG, "train", nodes, settings, name="long")
-    _until(lambda: run.poll() is not None and run.progress is not None)
+    until(lambda: run.poll() is not None and run.progress is not None)
     assert logic.interrupted(SLUG) == ["long"]
     run.cancel()
-    _until(lambda: run.poll() is not None and not run.running)
+    until(lambda: run.poll() is not None and not run.running)
     assert run.state == "cancelled" and run.exit_code != 0
     assert not (home / "models" / "long").exists()
     with pytest.raises(RunError) as caught:
@@ -125,7 +118,7 @@ def test_cancelling_ends_the_process_and_the_training_can_go_on(nodes: dict[str,
     again = logic.resume("long")
     assert again.plan.settings["steps"] == 600 and again.plan.resume
     again.kill()
-    _until(lambda: again.poll() is not None and not again.running)
+    until(lambda: again.poll() is not None and not again.running)
     logic.discard("long")
     assert logic.interrupted(SLUG) == []
 
@@ -141,14 +134,5 @@ def test_logic_loads_without_qt_and_without_torch() -> None:
         "import MedGenLib.logic, MedGenLib.install, MedGenLib.annotation, MedGenLib.parameters, MedGenLib.cards\n"
         "print(MedGenLib.logic.MedGenLogic().methods('MedGenSegmentation')[:0])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=HERE.parents[1], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def _until(condition: Any, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)

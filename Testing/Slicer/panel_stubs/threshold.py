@@ -16,6 +16,7 @@ from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.training import CHECKPOINT
 
 IMAGE = Role("image", Kind.IMAGE, "The volume to segment")
 MASK = Role("mask", Kind.MASK, "The structure, drawn on a few slices", may_be_empty=True)
@@ -110,6 +111,7 @@ class Threshold(Method):
         image, mask = case.get("image", Image), case.get("mask", Mask)
         if not bool((mask.data > 0).any()):
             raise UserError(f"Mask “{mask.name}” is empty; draw the structure on a slice.")
+        torch.save({}, run.folder / CHECKPOINT)
         for step in range(config.steps):
             run.progress(step, config.steps, "fit")
             run.metric("loss", 1.0 / (step + 1), step)

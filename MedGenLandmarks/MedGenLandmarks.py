@@ -1,0 +1,99 @@
+"""Slicer module MedGen Landmarks: points and boxes come out.
+
+Thin on purpose: what the three modules share is in MedGenLib, and what is particular to a method in medgen. Nothing
+beyond the standard library and Slicer is imported, so that the module appears whatever else is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+try:
+    import MedGenLib  # noqa: F401
+except ImportError:  # a checkout: Slicer has put only this file's own folder on the path
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from MedGenLib.logic import MedGenLogic
+
+
+class MedGenLandmarks(ScriptedLoadableModule):
+    """What Slicer shows about the module."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("MedGen Landmarks")
+        parent.categories = ["MedGen"]
+        parent.dependencies = []
+        parent.contributors = ["The MedGen maintainers"]
+        parent.helpText = _(
+            "Published methods that mark points and boxes in medical images."
+            " Each method shows its paper, what it needs and where it fails. Research use only, not for clinical use."
+        )
+        parent.acknowledgementText = _(
+            "Each method is the work of the authors of its paper, which its card names and links; please cite them."
+        )
+
+
+class MedGenLandmarksWidget(ScriptedLoadableModuleWidget):
+    """The panel; made by MedGenLib from the methods' declarations."""
+
+    def setup(self) -> None:
+        """Called once, when the module is first opened."""
+        ScriptedLoadableModuleWidget.setup(self)
+        from MedGenLib.panel import MedGenPanel
+
+        self.logic = MedGenLandmarksLogic()
+        self.panel = MedGenPanel(self.layout, self.moduleName, self.logic, self.logic.getParameterNode)
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self.panel.enter()
+
+    def cleanup(self) -> None:
+        """The module is unloaded or reloaded."""
+        self.panel.cleanup()
+
+    def onReload(self) -> None:
+        """Slicer reloads this file only: forget the library, so that it is read anew with it."""
+        for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class MedGenLandmarksLogic(ScriptedLoadableModuleLogic, MedGenLogic):
+    """Runs methods from nodes; usable without a panel. See `MedGenLogic.process`."""
+
+
+class MedGenLandmarksTest(ScriptedLoadableModuleTest):
+    """Self-test, with the assertions that the tests without Slicer make too."""
+
+    def setUp(self) -> None:
+        """An empty scene."""
+        import slicer
+
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """All tests."""
+        self.setUp()
+        self.test_panel_shows_its_methods()
+        self.delayDisplay("MedGenLandmarks: all tests passed")
+
+    def test_panel_shows_its_methods(self) -> None:
+        """Every method has its card; a module without methods says so."""
+        import slicer
+
+        from MedGenLib import selftest
+
+        slicer.modules.medgenlandmarks.widgetRepresentation()
+        selftest.check_methods_are_shown("MedGenLandmarks", slicer.modules.MedGenLandmarksWidget.panel)

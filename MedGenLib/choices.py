@@ -1,0 +1,98 @@
+"""What a person has chosen in a panel, read from the parameter node and the methods' declarations. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from MedGenLib.export import NODE_CLASSES
+from MedGenLib.parameters import Parameters
+from MedGenLib.plan import roles_of, single_pool
+
+TIER = "demo"  # what the command line takes when no tier is named
+
+
+class Choices:
+    """Method, operation, inputs and settings as they stand. `parameter_node()` gives the module's node."""
+
+    def __init__(self, entries: list[dict[str, Any]], parameter_node: Callable[[], Any]) -> None:
+        self.entries = {entry["slug"]: entry for entry in entries}
+        self._parameter_node = parameter_node
+
+    def parameters(self) -> Parameters:
+        """What is chosen, as it stands in the module's parameter node."""
+        return Parameters(self._parameter_node())
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The chosen method's declarations; the first one's when none is chosen."""
+        return self.entries.get(self.parameters().text("method")) or next(iter(self.entries.values()))
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """The chosen method's operation `train`, where it has one."""
+        return next((one for one in self.entry["operations"] if one["name"] == "train"), None)
+
+    @property
+    def others(self) -> list[dict[str, Any]]:
+        """Its other operations."""
+        return [one for one in self.entry["operations"] if one["name"] != "train"]
+
+    @property
+    def operation(self) -> dict[str, Any] | None:
+        """The operation of the section Apply: the chosen one, else `apply`, else the first."""
+        by_name = {one["name"]: one for one in self.others}
+        return (
+            by_name.get(self.parameters().text("operation"))
+            or by_name.get("apply")
+            or next(iter(by_name.values()), None)
+        )
+
+    @property
+    def tier(self) -> str:
+        """The chosen tier."""
+        return self.parameters().text("tier") or TIER
+
+    def trains_from_nodes(self) -> bool:
+        """Whether training takes the chosen nodes (or else a table of cases)."""
+        return (
+            self.training is not None
+            and single_pool(self.training) is not None
+            and self.parameters().text("source") != "file"
+        )
+
+    def roles(self) -> list[dict[str, Any]]:
+        """The roles to be filled with nodes, each name once."""
+        found: dict[str, dict[str, Any]] = {}
+        for operation in (self.training if self.trains_from_nodes() else None, self.operation):
+            for role in roles_of(operation) if operation else []:
+                known = found.setdefault(role["name"], role)
+                if known["optional"] and not role["optional"]:
+                    found[role["name"]] = role
+        return [role for role in found.values() if role["kind"] != "Model"]
+
+    def inputs(self, operation: dict[str, Any]) -> dict[str, Any]:
+        """What is chosen for an operation."""
+        return values_of(roles_of(operation), self.parameters())
+
+    def run_options(self, operation: dict[str, Any]) -> dict[str, Any]:
+        """Settings, tier and device of a run, as `MedGenLogic.process` takes them."""
+        parameters = self.parameters()
+        return {
+            "settings": parameters.settings(operation["name"]),
+            "tier": self.tier if self.tier in operation["tiers"] else None,
+            "device": parameters.text("device") or "auto",
+        }
+
+
+def values_of(roles: list[dict[str, Any]], parameters: Parameters) -> dict[str, Any]:
+    """What is chosen for roles, as `MedGenLogic.process` takes it."""
+    values: dict[str, Any] = {}
+    for role in roles:
+        if role["kind"] in NODE_CLASSES:
+            nodes = parameters.nodes(role["name"])
+            if nodes:
+                values[role["name"]] = nodes if role["many"] else nodes[0]
+        elif parameters.text(f"role.{role['name']}"):
+            values[role["name"]] = parameters.text(f"role.{role['name']}")
+    return values

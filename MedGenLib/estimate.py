@@ -1,0 +1,104 @@
+"""The time a training will take, asked of `medgen check` in the background whenever what it depends on has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import qt
+
+from MedGenLib import cards
+from MedGenLib.errors import MedGenLibError
+from MedGenLib.i18n import _
+from MedGenLib.logic import MedGenLogic
+from MedGenLib.polling import Poller
+from MedGenLib.runs import MedGenRun
+
+WAIT = 700  # ms without a change before the check starts
+USER_FAULT = 2
+
+
+class Estimator:
+    """Asks one question at a time; `on_found()` is called when the answer is there.
+
+    found: the "estimate" event, or None. refused: why the inputs are not fit, or empty. done: whether the question that
+    was asked last has been answered.
+    """
+
+    def __init__(self, logic: MedGenLogic, on_found: Callable[[], None]) -> None:
+        self._logic = logic
+        self._on_found = on_found
+        self._asked = ""
+        self._question: tuple[str, dict[str, Any], str | None, dict[str, Any]] | None = None
+        self.found: dict[str, Any] | None = None
+        self.refused = ""
+        self.done = False
+        self._poller = Poller(self._on_end)
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(WAIT)
+        self._timer.connect("timeout()", self._start)
+
+    def ask(self, slug: str, inputs: dict[str, Any], cohort: str | None, options: dict[str, Any]) -> bool:
+        """Ask for the time of a training, unless the same was asked last; whether it was asked anew."""
+        key = json.dumps([slug, _ids(inputs), cohort, options], sort_keys=True)
+        if key == self._asked:
+            return False
+        self.forget()
+        self._asked = key
+        self._question = (slug, inputs, cohort, options)
+        self._timer.start()
+        return True
+
+    def forget(self) -> None:
+        """Forget question and answer; a check that runs is ended."""
+        self._timer.stop()
+        self._poller.drop()
+        self._asked, self._question = "", None
+        self.found, self.refused, self.done = None, "", False
+
+    pause = forget
+    drop = forget
+
+    def _start(self) -> None:
+        if self._question is None:
+            return
+        slug, inputs, cohort, options = self._question
+        try:
+            run = self._logic.check(slug, "train", inputs, cohort=cohort, **options)
+        except MedGenLibError as error:
+            self.refused, self.done = str(error), True
+            self._on_found()
+            return
+        self._poller.follow(run)
+
+    def _on_end(self, run: MedGenRun) -> None:
+        self.done = True
+        self.found = run.estimate if run.state == "done" else None
+        self.refused = run.message if run.exit_code == USER_FAULT else ""
+        self._on_found()
+
+    def text(self) -> str:
+        """What the panel says."""
+        if self.refused:
+            return self.refused
+        if self.found is None:
+            return _("The time cannot be estimated.") if self.done else ""
+        where = self.found.get("device")
+        words = _("Train, then the whole volume: about {time} on this computer").format(
+            time=cards.duration(float(self.found["seconds"]))
+        )
+        words += f" ({where})." if where else "."
+        return "\n".join([words, *map(str, self.found.get("notes", []))])
+
+
+def _ids(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Nodes by id, so that a question can be compared with the one before."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(item) for item in value]
+        return value.GetID() if hasattr(value, "GetID") else str(value)
+
+    return {role: name(value) for role, value in inputs.items()}

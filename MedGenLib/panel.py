@@ -1,0 +1,455 @@
+"""The panel of the three modules, made from the catalog's declarations; it says what a person can do and why not.
+
+Everything chosen lives in the module's parameter node. The panel writes it there, and shows what is there: whoever
+changes the node (a loaded scene, a script) changes the panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+import vtk
+
+from MedGenLib import cards, install, results
+from MedGenLib.choices import Choices
+from MedGenLib.errors import MedGenLibError
+from MedGenLib.estimate import Estimator
+from MedGenLib.i18n import _
+from MedGenLib.logic import MedGenLogic, missing_inputs
+from MedGenLib.parameters import Parameters
+from MedGenLib.plan import reference_role, roles_of, single_pool
+from MedGenLib.polling import Poller
+from MedGenLib.runs import MedGenRun
+from MedGenLib.sections import ApplySection, MethodSection, RunSection, TrainSection, fill, gives_one_mask, section
+from MedGenLib.sections import text_label as label
+from MedGenLib.selectors import RoleSelectors, shown_as_slices
+from MedGenLib.settingspanel import SettingsPanel
+from MedGenLib.slices import AnnotatedSlices
+
+
+class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
+    """Widgets of one module. `module`: whose methods are shown; `parameter_node()` gives the module's node."""
+
+    def __init__(self, layout: Any, module: str, logic: MedGenLogic, parameter_node: Callable[[], Any]) -> None:
+        slicer.util.VTKObservationMixin.__init__(self)
+        Choices.__init__(self, logic.methods(module), parameter_node)
+        self.logic = logic
+        self.poller = Poller(self._on_run_end, self._on_run_events)
+        self.estimator = Estimator(logic, self._on_estimate)
+        self._built_for: tuple[str, str] | None = None
+        self._missing_packages = install.missing()
+        self._title = ""
+        self.selectors: RoleSelectors | None = None
+        self.slices: AnnotatedSlices | None = None
+        self.empty = label(
+            _("This module has no method yet. MedGen grows paper by paper; this room waits for its first.")
+        )
+        self.body = qt.QWidget()
+        layout.addWidget(self.empty)
+        layout.addWidget(self.body)
+        self.empty.setVisible(not self.entries)
+        self.body.setVisible(bool(self.entries))
+        self._build(qt.QVBoxLayout(self.body))
+        layout.addStretch(1)
+        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
+            self.addObserver(slicer.mrmlScene, event, self._on_scene_replaced)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self._on_parameters)
+        self._observe_parameters()
+        self.refresh()
+
+    def _build(self, layout: Any) -> None:
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        self.method = MethodSection(layout, list(self.entries.values()), self._on_method)
+        self.packages = qt.QWidget()
+        row = qt.QHBoxLayout(self.packages)
+        row.setContentsMargins(0, 0, 0, 0)
+        self.packages_text = label()
+        self.install_button = qt.QPushButton(_("Install…"))
+        self.install_button.connect("clicked(bool)", self._on_install)
+        row.addWidget(self.packages_text, 1)
+        row.addWidget(self.install_button)
+        layout.addWidget(self.packages)
+        _button, self._inputs = section(_("Inputs"), layout)
+        self.settings = SettingsPanel(layout, self._on_tier, self._on_device, self._on_setting)
+        self.train = TrainSection(layout)
+        self.train.source.connect("currentIndexChanged(int)", self._on_source)
+        self.train.cohort.connect("currentPathChanged(QString)", self._text_writer("cohort"))
+        self.train.name.connect("textChanged(QString)", self._text_writer("name"))
+        self.train.train.connect("clicked(bool)", self._on_train)
+        self.train.resume.connect("clicked(bool)", self._on_resume)
+        self.train.discard.connect("clicked(bool)", self._on_discard)
+        self.apply = ApplySection(layout)
+        self.apply.operation.connect("currentIndexChanged(int)", self._on_operation)
+        self.apply.model.connect("currentIndexChanged(int)", self._on_model)
+        self.apply.cohort.connect("currentPathChanged(QString)", self._text_writer("apply cohort"))
+        self.apply.output.connect("currentNodeChanged(vtkMRMLNode*)", self._on_output)
+        self.apply.apply.connect("clicked(bool)", self._on_apply)
+        self.run = RunSection(layout)
+        self.run.cancel.connect("clicked(bool)", self._on_cancel)
+
+    # --- showing it
+
+    def _observe_parameters(self) -> None:
+        node = self._parameter_node()
+        if not self.hasObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_parameters):
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
+
+    def _on_parameters(self, caller: Any = None, event: Any = None) -> None:
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self.refresh()
+
+    def _on_scene_replaced(self, caller: Any = None, event: Any = None) -> None:
+        self._observe_parameters()
+        self.estimator.forget()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the parameter node, and what can be done with it."""
+        if not self.entries:
+            return
+        operation = self.operation
+        names = ",".join(role["name"] for role in self.roles())
+        wanted = (self.entry["slug"], f"{operation['name'] if operation else ''}:{names}")
+        if self._built_for != wanted:
+            self._built_for = wanted
+            self._rebuild()
+        parameters = self.parameters()
+        assert self.selectors is not None
+        self.selectors.show(parameters)
+        if self.slices is not None:
+            self.slices.show()
+        self.settings.show(self.tier, parameters)
+        self._show_training(parameters)
+        self._show_operation(parameters)
+        self.packages.setVisible(bool(self._missing_packages))
+        self.packages_text.text = _("Not installed yet: {names}.").format(names=", ".join(self._missing_packages))
+        self._estimate()
+        self._show_what_is_possible()
+
+    def _rebuild(self) -> None:
+        """New selectors for another method or operation."""
+        self.method.show(self.entry)
+        for old in (self.selectors, self.slices):
+            if old is not None:
+                self._inputs.removeWidget(old.widget)
+                old.widget.hide()
+                old.widget.deleteLater()
+        self.selectors = RoleSelectors(self.roles(), self.parameters)
+        self._inputs.addWidget(self.selectors.widget)
+        marked = next((role for role in self.roles() if shown_as_slices(role)), None)
+        self.slices = None if marked is None else AnnotatedSlices(marked, self.parameters)
+        if self.slices is not None:
+            self._inputs.addWidget(self.slices.widget)
+        self.settings.build(self.entry, [one for one in (self.training, self.operation) if one is not None])
+        titles = [str(one["title"]) for one in self.others]
+        fill(self.apply.operation, titles, self.others.index(self.operation) if self.operation else -1)
+
+    def _show_training(self, parameters: Parameters) -> None:
+        self.train.button.setVisible(self.training is not None)
+        if self.training is None:
+            return
+        only_file = single_pool(self.training) is None
+        from_nodes = self.trains_from_nodes()
+        self.train.source.currentIndex = 0 if from_nodes else 1
+        self.train.show_source(from_nodes, only_file)
+        _show_text(self.train.cohort, "currentPath", parameters.text("cohort"))
+        _show_text(self.train.name, "text", parameters.text("name"))
+        self.train.name.placeholderText = self.logic.free_model_name(self.entry["slug"])
+        self.train.train.text = self.training["title"]
+        names = [] if self.poller.busy else self.logic.interrupted(self.entry["slug"])
+        self.train.interrupted.setVisible(bool(names))
+        self.train.interrupted_text.text = (
+            _("The training of “{name}” was interrupted.").format(name=names[-1]) if names else ""
+        )
+
+    def _show_operation(self, parameters: Parameters) -> None:
+        operation = self.operation
+        self.apply.button.setVisible(operation is not None)
+        if operation is None:
+            return
+        records = self.logic.models(self.entry["slug"])
+        self.apply.show_operation(operation, alone=len(self.others) == 1, has_model=bool(records))
+        _show_text(self.apply.cohort, "currentPath", parameters.text("apply cohort"))
+        nodes = parameters.nodes("output")
+        self.apply.output.setCurrentNode(nodes[0] if nodes else None)
+        texts = [cards.model_name(record) for record in records] or [_("No model yet: train first")]
+        chosen = texts.index(parameters.text("model")) if parameters.text("model") in texts else 0
+        fill(self.apply.model, texts, chosen)
+        self.apply.model.enabled = bool(records)
+        self.apply.card.text = cards.model_card(records[chosen]) if records else ""
+
+    def _show_what_is_possible(self) -> None:
+        busy = _("A run is going on; cancel it or wait for its end.") if self.poller.busy else ""
+        for button, reason, ready in (
+            (self.train.train, busy or self.why_not_train(), self.training["help"] if self.training else ""),
+            (self.apply.apply, busy or self.why_not_apply(), self.operation["help"] if self.operation else ""),
+            (self.train.resume, busy, _("Go on with the settings and cases it was started with")),
+            (self.run.cancel, "" if self.poller.busy else _("Nothing is running."), _("End the run")),
+        ):
+            button.enabled = not reason
+            button.setToolTip(reason or ready)
+
+    def why_not_train(self) -> str:
+        """Why training cannot start now, for the tooltip; empty when it can."""
+        if self.training is None:
+            return _("This method is not trained.")
+        if not self.trains_from_nodes():
+            return "" if self.parameters().text("cohort") else _("Choose a table of cases.")
+        missing = missing_inputs(self.training, self.inputs(self.training))
+        if missing:
+            return _("Choose: {roles}.").format(roles=", ".join(missing))
+        if self.estimator.refused:
+            return self.estimator.refused
+        if self.slices is not None and not self.slices.planes():
+            if self.slices.suggested:
+                return _("Confirm the slices that look annotated, or mark them yourself.")
+            if not self.estimator.done:
+                return _("Mark the slices that are annotated, or wait until they are suggested.")
+        return ""
+
+    def why_not_apply(self) -> str:
+        """Why the operation of the section Apply cannot start now; empty when it can."""
+        operation = self.operation
+        if operation is None:
+            return _("This method has no other operation.")
+        if operation["needs_model"] and not self.logic.models(self.entry["slug"]):
+            return _("There is no model yet: train one first.")
+        if operation["scope"] == "collection":
+            return "" if self.parameters().text("apply cohort") else _("Choose a table of cases.")
+        missing = missing_inputs(operation, self.inputs(operation))
+        return _("Choose: {roles}.").format(roles=", ".join(missing)) if missing else ""
+
+    # --- what a person chooses
+
+    def _text_writer(self, key: str) -> Callable[[str], None]:
+        def write(text: str) -> None:
+            self.parameters().set_text(key, str(text))
+
+        return write
+
+    def _on_method(self, slug: str) -> None:
+        parameters = self.parameters()
+        was_modifying = parameters.node.StartModify()
+        parameters.set_text("method", slug)
+        for key in ("operation", "model", "config", "name"):
+            parameters.set_text(key, "")
+        parameters.node.EndModify(was_modifying)
+
+    def _on_operation(self, index: int) -> None:
+        if 0 <= index < len(self.others):
+            self.parameters().set_text("operation", self.others[index]["name"])
+
+    def _on_model(self, index: int) -> None:
+        if self.apply.model.enabled and index >= 0:
+            self.parameters().set_text("model", str(self.apply.model.currentText))
+
+    def _on_output(self, node: Any) -> None:
+        self.parameters().set_nodes("output", [] if node is None else [node])
+
+    def _on_source(self, index: int) -> None:
+        self.parameters().set_text("source", "file" if index == 1 else "nodes")
+
+    def _on_tier(self, tier: str) -> None:
+        parameters = self.parameters()
+        parameters.forget_settings()
+        parameters.set_text("tier", tier)
+
+    def _on_device(self, device: str) -> None:
+        self.parameters().set_text("device", device)
+
+    def _on_setting(self, operation: str, key: str, value: Any) -> None:
+        self.parameters().set_setting(operation, key, value)
+
+    # --- the time it will take
+
+    def _estimate(self) -> None:
+        """Ask for an estimate when what it depends on has changed."""
+        training = self.training
+        if training is None or self.poller.busy:
+            return
+        if self._missing_packages:
+            self.train.estimate.text = _("The time is estimated once MedGen's packages are installed.")
+            return
+        cohort = None if self.trains_from_nodes() else self.parameters().text("cohort")
+        given = self.inputs(training) if cohort is None else {}
+        if cohort == "" or (cohort is None and missing_inputs(training, given)):
+            self.estimator.forget()
+            self.train.estimate.text = ""
+        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training)):
+            if self.slices is not None:
+                self.slices.suggest(None)
+            self.train.estimate.text = _("Estimating the time…")
+
+    def _on_estimate(self) -> None:
+        found = self.estimator.found
+        self.train.estimate.text = self.estimator.text()
+        if self.slices is not None:
+            suggested = (found or {}).get("suggested", {}).get(self.slices.role["name"])
+            marked = self.slices.planes()
+            self.slices.suggest(suggested if suggested and suggested["markups"] and not marked else None)
+        self._show_what_is_possible()
+
+    # --- runs
+
+    def _on_install(self, checked: bool = False) -> None:
+        self._have_packages()
+
+    def _have_packages(self) -> bool:
+        """Ask once for everything that is missing, and install it; whether a run can start."""
+        self._missing_packages = install.missing()
+        if self._missing_packages:
+            if not slicer.util.confirmYesNoDisplay(install.question(self._missing_packages), windowTitle="MedGen"):
+                return False
+            try:
+                install.install(self._missing_packages)
+            except MedGenLibError as error:
+                self._say_failed(str(error))
+            self._missing_packages = install.missing()
+        self.refresh()
+        return not self._missing_packages
+
+    def _on_train(self, checked: bool = False) -> None:
+        training = self.training
+        if training is None or not self._have_packages():
+            return
+        parameters = self.parameters()
+        cohort = None if self.trains_from_nodes() else parameters.text("cohort")
+        given = self.inputs(training) if cohort is None else {}
+        name = parameters.text("name") or self.logic.free_model_name(self.entry["slug"])
+        self._start(training, given, name=name, cohort=cohort)
+
+    def _on_apply(self, checked: bool = False) -> None:
+        operation = self.operation
+        if operation is None or not self._have_packages():
+            return
+        of_collection = operation["scope"] == "collection"
+        cohort = self.parameters().text("apply cohort") if of_collection else None
+        model = str(self.apply.model.currentText) if operation["needs_model"] else None
+        given = {} if of_collection else self.inputs(operation)
+        self._start(operation, given, model=model, cohort=cohort)
+
+    def _start(self, operation: dict[str, Any], given: dict[str, Any], **options: Any) -> None:
+        self.estimator.pause()
+        slicer.app.setOverrideCursor(qt.Qt.WaitCursor)  # nodes are written to files here
+        try:
+            run = self.logic.process(
+                self.entry["slug"],
+                operation["name"],
+                given,
+                on_event=self._on_early_event,
+                **self.run_options(operation),
+                **options,
+            )
+        except MedGenLibError as error:
+            self._say_failed(str(error))
+            return
+        finally:
+            slicer.app.restoreOverrideCursor()
+        self._follow(run)
+
+    def _on_resume(self, checked: bool = False) -> None:
+        names = self.logic.interrupted(self.entry["slug"])
+        if not names or not self._have_packages():
+            return
+        self.estimator.pause()
+        try:
+            run = self.logic.resume(names[-1])
+        except MedGenLibError as error:
+            self._say_failed(str(error))
+            return
+        self._follow(run)
+
+    def _on_discard(self, checked: bool = False) -> None:
+        for name in self.logic.interrupted(self.entry["slug"])[-1:]:
+            self.logic.discard(name)
+        self.refresh()
+
+    def _follow(self, run: MedGenRun) -> None:
+        self._title = str(run.plan.operation["title"])
+        self.run.begin(self._title)
+        for line in run.log:
+            self.run.log.appendPlainText(line)
+        self.poller.follow(run)
+        self.refresh()
+
+    def _on_early_event(self, event: dict[str, Any]) -> None:
+        """What is said while nodes are written; later events come through the poller."""
+
+    def _on_run_events(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["event"] == "progress":
+                self.run.progress(self._title, event)
+            elif event["event"] in ("log", "error"):
+                self.run.log.appendPlainText(str(event["message"]))
+
+    def _on_run_end(self, run: MedGenRun) -> None:
+        if run.state == "done":
+            self._take(run)
+        elif run.state == "cancelled":
+            self.run.end(_("Cancelled."))
+            self.run.bar.value = 0
+        else:
+            self._say_failed(run.message)
+        self.estimator.forget()
+        self.refresh()
+
+    def _take(self, run: MedGenRun) -> None:
+        """Show what a run gave."""
+        parameters, found = self.parameters(), run.results
+        said = [node.GetName() for node in results.nodes_of(found)]
+        if "model" in found and not hasattr(found["model"], "GetID"):
+            parameters.set_text("model", found["model"].name)
+            parameters.set_text("name", "")
+            said.append(found["model"].name)
+        background = next(iter(parameters.nodes(reference_role(roles_of(run.plan.operation)) or "")), None)
+        results.show(found, background)
+        chosen = parameters.nodes("output")
+        if chosen and gives_one_mask(run.plan.operation) and results.nodes_of(found):
+            try:
+                results.add_segments(results.nodes_of(found)[0], chosen[0])
+                said = [chosen[0].GetName()]
+            except MedGenLibError as error:
+                self._say_failed(str(error))
+                return
+        names = ", ".join(f"“{name}”" for name in said)
+        self.run.end(_("{title}: done, see {names}.").format(title=self._title, names=names))
+
+    def _say_failed(self, message: str) -> None:
+        """One plain message, in the panel and as Slicer shows errors."""
+        self.run.end(message, failed=True)
+        slicer.util.errorDisplay(message, windowTitle="MedGen")
+
+    def _on_cancel(self, checked: bool = False) -> None:
+        if self.poller.run is not None:
+            self.poller.run.cancel()
+            self.run.status.text = _("{title}: cancelling…").format(title=self._title)
+
+    # --- coming and going
+
+    def enter(self) -> None:
+        """The module is shown: look again at packages, models and what was drawn meanwhile."""
+        if not self.entries:
+            return
+        self._missing_packages = install.missing()
+        self._observe_parameters()
+        self.estimator.forget()
+        if self.selectors is not None:
+            self.selectors.choose_only_candidates(self.parameters())
+        self.refresh()
+
+    def cleanup(self) -> None:
+        """The module is unloaded: nothing goes on running."""
+        self.poller.drop()
+        self.estimator.drop()
+        self.removeObservers()
+
+
+def _show_text(widget: Any, attribute: str, text: str) -> None:
+    """Write a text only when it differs, so that the cursor stays where it is."""
+    if getattr(widget, attribute) != text:
+        setattr(widget, attribute, text)

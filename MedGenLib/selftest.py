@@ -1,0 +1,113 @@
+"""Assertions that the modules' own self-tests (inside Slicer) and the tests without Slicer share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+
+from MedGenLib import annotation, install
+from MedGenLib.load import provenance_of
+from MedGenLib.logic import MedGenLogic
+
+SHAPE = (24, 28, 32)  # k, j, i
+SLICES = (6, 8, 10, 12, 14, 16, 18)  # k of the drawn slices
+
+
+def ball() -> np.ndarray:
+    """Where the structure of the self-test is: (k, j, i) bool."""
+    k, j, i = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    return np.asarray(((k - 12) / 9) ** 2 + ((j - 14) / 9) ** 2 + ((i - 16) / 10) ** 2 < 1)
+
+
+def add_volume(name: str = "CT") -> Any:
+    """A bright ball in the dark, 2 x 2 x 3 mm, axes along L, P, S as most CT."""
+    rng = np.random.default_rng(0)
+    array = (ball() * 300 + rng.normal(0, 20, SHAPE)).astype(np.int16)
+    matrix = np.diag([-2.0, -2.0, 3.0, 1.0])
+    matrix[:3, 3] = 30, 25, -36
+    volume = slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
+    volume.CreateDefaultDisplayNodes()
+    volume.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    return volume
+
+
+def add_drawing(volume: Any, slices: tuple[int, ...] = SLICES, name: str = "Drawn") -> Any:
+    """A segmentation of the ball, drawn on some slices only."""
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    segmentation.CreateDefaultDisplayNodes()
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    segment = segmentation.GetSegmentation().AddEmptySegment("ball", "ball", [0.9, 0.5, 0.3])
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[list(slices)] = ball()[list(slices)]
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, segmentation, segment, volume)
+    return segmentation
+
+
+def add_planes(volume: Any, slices: tuple[int, ...] = SLICES) -> list[Any]:
+    """Plane nodes of the drawn slices."""
+    planes = []
+    for k in slices:
+        frame = np.diag([-1.0, -1.0, 1.0, 1.0])  # the volume's own axes, right-handed
+        frame[:3, 3] = 30 - 2 * 16, 25 - 2 * 14, -36 + 3 * k
+        planes.append(annotation.add_plane(frame, annotation.describe(frame)))
+    return planes
+
+
+def labels_of(segmentation: Any, volume: Any) -> np.ndarray:
+    """(k, j, i) labels of a segmentation's first segment on a volume's grid."""
+    first = segmentation.GetSegmentation().GetNthSegmentID(0)
+    return np.asarray(slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, first, volume))
+
+
+def dice(found: np.ndarray, truth: np.ndarray) -> float:
+    """Dice's coefficient of two masks."""
+    found, truth = found > 0, truth > 0
+    return float(2 * (found & truth).sum() / max(1, found.sum() + truth.sum()))
+
+
+def check_methods_are_shown(module: str, panel: Any) -> None:
+    """Every method of the catalog that a module shows is in its panel with a card; without any, the panel says so."""
+    entries = MedGenLogic().methods(module)
+    assert list(panel.entries) == [entry["slug"] for entry in entries]
+    assert panel.empty.visible is not bool(entries) or not panel.empty.parentWidget().visible
+    if entries:
+        panel.refresh()
+        assert panel.entry["sentence"] in panel.method.card.text
+        assert panel.entry["url"] in panel.method.card.text
+
+
+def check_train_and_apply(logic: Any, slug: str, tier: str, at_least: float) -> Any:
+    """From a few drawn slices to the whole volume, through real processes; the resulting node.
+
+    Asserts Dice `at_least` against the whole structure, provenance on the node, and inputs that are as before.
+    """
+    volume = add_volume("Self-test volume")
+    drawing = add_drawing(volume)
+    before = labels_of(drawing, volume).copy()
+    inputs = {"image": volume, "mask": drawing, "planes": add_planes(volume)}
+    model = logic.process(slug, "train", inputs, tier=tier, name=logic.free_model_name("self-test"), wait=True)["model"]
+    result = logic.process(slug, "apply", {"image": volume}, model=model, wait=True)["mask"]
+    assert result.IsA("vtkMRMLSegmentationNode")
+    overlap = dice(labels_of(result, volume), ball())
+    assert overlap >= at_least, f"Dice {overlap:.3f}, {at_least} or more was expected"
+    assert provenance_of(result)["method"] == slug
+    assert np.array_equal(labels_of(drawing, volume), before)
+    return result
+
+
+def check_marking_slices() -> None:
+    """What a slice view shows becomes a plane node in the same place; marking it again adds nothing."""
+    for view in annotation.slice_nodes():
+        frame = annotation.frame_of_slice(view)
+        plane = annotation.mark(view, [])
+        assert np.allclose(annotation.frame_of_plane(plane), frame, atol=1e-4)
+        assert annotation.mark(view, [plane]) is plane
+        annotation.forget(plane)
+
+
+def ready() -> bool:
+    """Whether the packages a run needs are installed."""
+    return not install.missing()

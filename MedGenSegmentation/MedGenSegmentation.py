@@ -1,0 +1,118 @@
+"""Slicer module MedGen Segmentation: masks come out: from a few drawn slices to a whole segmented volume.
+
+Thin on purpose: what the three modules share is in MedGenLib, and what is particular to a method in medgen. Nothing
+beyond the standard library and Slicer is imported, so that the module appears whatever else is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+try:
+    import MedGenLib  # noqa: F401
+except ImportError:  # a checkout: Slicer has put only this file's own folder on the path
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from MedGenLib.logic import MedGenLogic
+
+
+class MedGenSegmentation(ScriptedLoadableModule):
+    """What Slicer shows about the module."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("MedGen Segmentation")
+        parent.categories = ["MedGen"]
+        parent.dependencies = []
+        parent.contributors = ["The MedGen maintainers"]
+        parent.helpText = _(
+            "Published methods that segment medical images: draw a structure on a few slices in the Segment Editor,"
+            " mark these slices here, press Train, then Apply, and the whole volume is segmented."
+            " Each method shows its paper, what it needs and where it fails. Research use only, not for clinical use."
+        )
+        parent.acknowledgementText = _(
+            "Each method is the work of the authors of its paper, which its card names and links; please cite them."
+        )
+
+
+class MedGenSegmentationWidget(ScriptedLoadableModuleWidget):
+    """The panel; made by MedGenLib from the methods' declarations."""
+
+    def setup(self) -> None:
+        """Called once, when the module is first opened."""
+        ScriptedLoadableModuleWidget.setup(self)
+        from MedGenLib.panel import MedGenPanel
+
+        self.logic = MedGenSegmentationLogic()
+        self.panel = MedGenPanel(self.layout, self.moduleName, self.logic, self.logic.getParameterNode)
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self.panel.enter()
+
+    def cleanup(self) -> None:
+        """The module is unloaded or reloaded."""
+        self.panel.cleanup()
+
+    def onReload(self) -> None:
+        """Slicer reloads this file only: forget the library, so that it is read anew with it."""
+        for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class MedGenSegmentationLogic(ScriptedLoadableModuleLogic, MedGenLogic):
+    """Runs methods from nodes; usable without a panel. See `MedGenLogic.process`."""
+
+
+class MedGenSegmentationTest(ScriptedLoadableModuleTest):
+    """Self-test, with the assertions that the tests without Slicer make too."""
+
+    def setUp(self) -> None:
+        """An empty scene."""
+        import slicer
+
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """All tests."""
+        self.setUp()
+        self.test_panel_shows_its_methods()
+        self.test_marking_slices()
+        self.setUp()
+        self.test_drawn_slices_to_whole_volume()
+        self.delayDisplay("MedGenSegmentation: all tests passed")
+
+    def test_panel_shows_its_methods(self) -> None:
+        """Every method has its card; a module without methods says so."""
+        import slicer
+
+        from MedGenLib import selftest
+
+        slicer.modules.medgensegmentation.widgetRepresentation()
+        selftest.check_methods_are_shown("MedGenSegmentation", slicer.modules.MedGenSegmentationWidget.panel)
+
+    def test_marking_slices(self) -> None:
+        """What the slice views show becomes plane nodes in the same place."""
+        from MedGenLib import selftest
+
+        selftest.check_marking_slices()
+
+    def test_drawn_slices_to_whole_volume(self) -> None:
+        """Train and Apply at the smoke tier, where the packages for it are installed."""
+        from MedGenLib import selftest
+
+        if not selftest.ready():
+            self.delayDisplay("Skipped: MedGen's Python packages are not installed")
+            return
+        selftest.check_train_and_apply(MedGenSegmentationLogic(), "multiplanar-unet", "smoke", at_least=0.5)

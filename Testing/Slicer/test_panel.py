@@ -1,0 +1,351 @@
+"""The panel on the Qt stand-in and the real MRML scene, driven by clicks; runs are real processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
+
+import slicer
+import slicer_standin
+import views
+from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
+
+from MedGenLib import annotation, install
+from MedGenLib.load import provenance_of
+from MedGenLib.selftest import SLICES, add_drawing, add_volume, ball, dice, labels_of
+
+MODULE = ROOT / "MedGenSegmentation" / "MedGenSegmentation.py"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where pictures go: MEDGEN_PICTURES, else a temporary folder."""
+    return Path(os.environ.get("MEDGEN_PICTURES") or tmp_path / "pictures")
+
+
+@pytest.fixture
+def layout(scene: Any) -> Iterator[views.LayoutManager]:
+    """Red, Yellow, Green and a 3D view."""
+    app = slicer_standin.start()
+    app.layout_manager = views.LayoutManager()
+    yield app.layout_manager
+    app.layout_manager.close()
+    app.layout_manager = None
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What error dialogs said."""
+    messages: list[str] = []
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: messages.append(text))
+    return messages
+
+
+@pytest.fixture
+def case(layout: views.LayoutManager) -> dict[str, Any]:
+    """A volume drawn on a few slices, in the views."""
+    volume = add_volume()
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    return {"image": volume, "mask": add_drawing(volume)}
+
+
+@pytest.fixture
+def widget(case: dict[str, Any], home: Path, said: list[str]) -> Iterator[Any]:  # noqa: F811
+    """The module's Widget, opened with the case's nodes in the scene."""
+    module = slicer_standin.load_module(MODULE)
+    outer = module.widgetRepresentation()
+    outer.resize(470, 900)
+    outer.show()
+    method = outer.self().panel.method
+    method.combo.currentIndex = method.slugs.index(SLUG)
+    outer.self().enter()
+    yield outer.self()
+    outer.self().cleanup()
+    outer.close()
+    outer.deleteLater()
+    slicer.app.processEvents()
+
+
+def choose(panel: Any, **nodes: Any) -> None:
+    for role, node in nodes.items():
+        panel.selectors.selectors[role].setCurrentNode(node)
+
+
+def mark(panel: Any, volume: Any, slices: tuple[int, ...] = SLICES) -> None:
+    """Scroll Red to each drawn slice and press the button."""
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    panel.slices.view.currentIndex = 0
+    for k in slices:
+        red.SetSliceOffset(-36 + 3 * k)
+        panel.slices.mark_button.click()
+
+
+def train(panel: Any, volume: Any) -> None:
+    """Mark, choose the quickest preset, train."""
+    mark(panel, volume)
+    panel.settings.tier.currentIndex = 0
+    until(lambda: panel.train.train.enabled)
+    panel.train.train.click()
+    until(lambda: not panel.poller.busy)
+
+
+def test_from_drawn_slices_to_a_segmented_volume_by_clicks(
+    widget: Any, case: dict[str, Any], layout: views.LayoutManager, pictures: Path, said: list[str]
+) -> None:
+    panel = widget.panel
+    assert panel.parameters().nodes("image") == [case["image"]]  # the only volume is taken
+    until(lambda: "4 min" in panel.train.estimate.text)
+    assert "(cpu)" in panel.train.estimate.text
+    assert panel.slices.suggestion.visible and "7 slices" in panel.slices.suggestion_text.text
+    assert not panel.train.train.enabled and "Confirm" in panel.train.train.toolTip
+    assert not panel.apply.apply.enabled and "train" in panel.apply.apply.toolTip
+    layout.picture(widget.parent, pictures / "panel_suggested.png")
+
+    panel.slices.confirm_button.click()
+    planes = panel.slices.planes()
+    assert [round((plane.GetOriginWorld()[2] + 36) / 3) for plane in planes] == list(SLICES)
+    panel.settings.tier.currentIndex = 0
+    until(lambda: panel.estimator.done)
+    assert panel.train.train.enabled
+    panel.train.name.text = "ball"
+    panel.train.train.click()
+    assert panel.run.cancel.enabled and not panel.train.train.enabled
+    until(lambda: not panel.poller.busy)
+    assert said == []
+    assert panel.apply.model.currentText == "ball" and "7 slices of one volume" in panel.apply.card.text
+
+    panel.apply.apply.click()
+    until(lambda: not panel.poller.busy)
+    assert said == []
+    result = slicer.util.getNode("CT mask")
+    assert dice(labels_of(result, case["image"]), ball()) > 0.95
+    assert provenance_of(result)["method"] == SLUG
+    assert "CT mask" in panel.run.status.text
+    composite = layout.sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    assert composite.GetBackgroundVolumeID() == case["image"].GetID()
+    case["mask"].GetDisplayNode().SetVisibility(False)
+    result.CreateClosedSurfaceRepresentation()
+    layout.resetThreeDViews()
+    layout.picture(widget.parent, pictures / "panel_result.png")
+
+
+def test_marking_a_slice_makes_a_plane_that_lists_jumps_and_goes(widget: Any, case: dict[str, Any]) -> None:
+    panel = widget.panel
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    red.SetSliceToRASByNTP(0.3, 0.2, 0.93, 1, 0, -0.32, 4.0, -2.0, 1.5, 0)  # oblique
+    wanted = annotation.frame_of_slice(red)
+    panel.slices.mark_button.click()
+    panel.slices.mark_button.click()  # the same slice again
+    (plane,) = panel.slices.planes()
+    found = annotation.frame_of_plane(plane)
+    assert np.allclose(found, wanted, atol=1e-4)
+    assert plane.GetName().startswith("Oblique")
+    assert not plane.GetDisplayNode().GetVisibility()
+
+    red.SetOrientation("Axial")
+    red.SetSliceOffset(0)
+    show, remove = panel.slices.row_buttons[0]
+    show.click()
+    views_now = [annotation.frame_of_slice(node) for node in annotation.slice_nodes()]
+    assert any(annotation.same_plane(frame, wanted) for frame in views_now)
+    remove.click()
+    assert panel.slices.planes() == [] and panel.slices.row_buttons == []
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsPlaneNode") == 0
+
+
+def test_a_plane_deleted_elsewhere_leaves_the_list(widget: Any, case: dict[str, Any]) -> None:
+    panel = widget.panel
+    mark(panel, case["image"], (8, 12))
+    slicer.mrmlScene.RemoveNode(panel.slices.planes()[0])
+    assert len(panel.slices.planes()) == len(panel.slices.row_buttons) == 1
+
+
+def test_cancel_ends_the_run_and_resume_is_offered(widget: Any, case: dict[str, Any], said: list[str]) -> None:
+    panel = widget.panel
+    mark(panel, case["image"], (12,))
+    panel.parameters().set_setting("train", "steps", 500)
+    panel.parameters().set_setting("train", "pause", 0.05)
+    panel.train.name.text = "long"
+    until(lambda: panel.train.train.enabled)
+    panel.train.train.click()
+    until(lambda: "left" in panel.run.status.text)
+    assert panel.run.bar.maximum == 500
+    panel.run.cancel.click()
+    until(lambda: not panel.poller.busy)
+    assert panel.run.status.text == "Cancelled." and said == []
+    assert panel.train.interrupted.visible and "long" in panel.train.interrupted_text.text
+    panel.train.resume.click()
+    until(lambda: "left" in panel.run.status.text)
+    panel.poller.run.kill()
+    until(lambda: not panel.poller.busy)
+    panel.train.discard.click()
+    assert not panel.train.interrupted.visible
+
+
+def test_an_error_is_one_plain_message_and_the_scene_stays(widget: Any, case: dict[str, Any], said: list[str]) -> None:
+    panel = widget.panel
+    mark(panel, case["image"], (12,))
+    until(lambda: panel.train.train.enabled)
+    panel.estimator.forget()
+    before = node_count()
+    panel.parameters().set_setting("train", "steps", 0)
+    panel._on_train()
+    until(lambda: not panel.poller.busy)
+    assert len(said) == 1 and "steps" in said[0] and "\n" not in said[0] and "Traceback" not in said[0]
+    assert panel.run.status.text == said[0]
+    assert node_count() == before
+
+
+def test_an_empty_drawing_keeps_train_closed_and_says_why(widget: Any, case: dict[str, Any]) -> None:
+    panel = widget.panel
+    empty = add_drawing(case["image"], slices=(), name="Nothing drawn")
+    choose(panel, mask=empty)
+    until(lambda: panel.estimator.done)
+    assert not panel.train.train.enabled
+    assert "empty" in panel.train.train.toolTip and panel.train.train.toolTip == panel.train.estimate.text
+
+
+def test_settings_are_made_from_declarations_and_follow_the_preset(widget: Any) -> None:
+    panel = widget.panel
+    fields = panel.settings.forms["train"].fields
+    assert fields["steps"].widget.value == 4 and fields["learning_rate"].widget.text == "1e-05"
+    assert "In the paper: 400" in fields["steps"].widget.toolTip
+    panel.settings.tier.currentIndex = 2
+    assert fields["steps"].widget.value == 400
+    fields["steps"].widget.value = 7
+    fields["rule"].widget.currentIndex = 1
+    fields["smooth"].widget.checked = True
+    fields["learning_rate"].widget.text = "0.5"  # more than allowed
+    fields["learning_rate"].widget.editingFinished.emit()
+    assert panel.parameters().settings("train") == {"steps": 7, "rule": "otsu", "smooth": True}
+    assert fields["learning_rate"].widget.styleSheet
+    fields["window"].widget.text = "[10, 20]"
+    fields["window"].widget.editingFinished.emit()
+    assert panel.parameters().settings("train")["window"] == [10, 20]
+    panel.settings.tier.currentIndex = 0
+    assert panel.parameters().settings("train") == {} and fields["steps"].widget.value == 2
+
+
+def test_a_saved_scene_restores_the_panel(widget: Any, case: dict[str, Any], tmp_path: Path) -> None:
+    panel = widget.panel
+    mark(panel, case["image"], (8, 12))
+    panel.settings.tier.currentIndex = 2
+    panel.settings.forms["train"].fields["steps"].widget.value = 9
+    panel.train.name.text = "restored"
+    panel.estimator.forget()
+    bundle = tmp_path / "scene.mrb"
+    assert slicer.util.saveScene(str(bundle), {})
+    slicer.mrmlScene.Clear(0)
+    assert panel.parameters().nodes("image") == [] and panel.slices.planes() == []
+    slicer.util.loadScene(str(bundle), {})
+    assert panel.parameters().nodes("image") == [slicer.util.getNode("CT")]
+    assert panel.selectors.selectors["mask"].currentNode() is slicer.util.getNode("Drawn")
+    assert len(panel.slices.row_buttons) == 2
+    assert panel.settings.tier.currentIndex == 2
+    assert panel.settings.forms["train"].fields["steps"].widget.value == 9
+    assert panel.train.name.text == "restored"
+
+
+def test_reloading_the_module_reads_the_library_anew(widget: Any, case: dict[str, Any]) -> None:
+    old = sys.modules["MedGenLib.panel"]
+    outer = widget.parent
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MedGenLib"}
+    try:
+        widget.onReload()
+        assert sys.modules["MedGenLib.panel"] is not old
+        new = outer.self()
+        assert new is not widget and new.panel.parameters().nodes("image") == [case["image"]]
+        new.cleanup()
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
+def test_other_operations_are_chosen_by_name(widget: Any, case: dict[str, Any], said: list[str]) -> None:
+    panel = widget.panel
+    panel.apply.operation.currentIndex = 1
+    assert panel.apply.apply.text == "Invert" and not panel.apply.model.visible and panel.apply.apply.enabled
+    panel.apply.apply.click()
+    until(lambda: not panel.poller.busy)
+    assert said == []
+    inverted = slicer.util.arrayFromVolume(slicer.util.getNode("CT inverted"))
+    original = slicer.util.arrayFromVolume(case["image"])
+    assert np.array_equal(inverted, original.max() - original)
+
+
+def test_a_result_can_join_a_segmentation_without_overwriting(
+    widget: Any, case: dict[str, Any], said: list[str]
+) -> None:
+    panel = widget.panel
+    train(panel, case["image"])
+    before = labels_of(case["mask"], case["image"]).copy()
+    panel.apply.output.setCurrentNode(case["mask"])
+    panel.apply.apply.click()
+    until(lambda: not panel.poller.busy)
+    assert said == []
+    segmentation = case["mask"].GetSegmentation()
+    assert segmentation.GetNumberOfSegments() == 2
+    assert np.array_equal(labels_of(case["mask"], case["image"]), before)
+    new = slicer.util.arrayFromSegmentBinaryLabelmap(case["mask"], segmentation.GetNthSegmentID(1), case["image"])
+    assert dice(new, ball()) > 0.95
+    assert slicer.mrmlScene.GetFirstNodeByName("CT mask") is None
+
+
+def test_packages_are_asked_for_once_and_a_no_starts_nothing(
+    widget: Any, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = widget.panel
+    questions: list[str] = []
+
+    def decline(text: str, **options: Any) -> bool:
+        questions.append(text)
+        return False
+
+    monkeypatch.setattr(install, "missing", lambda: ["torch>=2.8", "pydantic>=2.5"])
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", decline)
+    widget.enter()
+    assert panel.packages.visible and "torch>=2.8" in panel.packages_text.text
+    assert "installed" in panel.train.estimate.text
+    mark(panel, case["image"], (12,))
+    panel.train.train.click()
+    assert len(questions) == 1 and "pydantic>=2.5" in questions[0]
+    assert not panel.poller.busy
+
+
+def test_the_log_can_be_copied(widget: Any) -> None:
+    import qt
+
+    widget.panel.run.log.appendPlainText("something happened")
+    widget.panel.run.copy.click()
+    assert qt.QApplication.clipboard().text() == "something happened"
+
+
+@pytest.mark.parametrize("name", ["MedGenSynthesis", "MedGenLandmarks"])
+def test_a_module_without_methods_says_so(
+    name: str, layout: views.LayoutManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEDGEN_CATALOG", raising=False)
+    outer = slicer_standin.load_module(ROOT / name / f"{name}.py").widgetRepresentation()
+    outer.show()
+    panel = outer.self().panel
+    if not panel.entries:
+        assert panel.empty.visible and "no method yet" in panel.empty.text and not panel.body.visible
+    outer.self().cleanup()
+    outer.close()
+
+
+def test_the_modules_own_self_test_passes(widget: Any, home: Path) -> None:  # noqa: F811
+    test = sys.modules["MedGenSegmentation"].MedGenSegmentationTest()
+    test.setUp()
+    test.test_panel_shows_its_methods()
+    test.test_marking_slices()

@@ -1,0 +1,196 @@
+"""Off-screen slice and 3D views with Slicer's own displayable managers, and a picture of panel and views together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qt
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+_SLICE_MANAGERS = (
+    "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager2D",
+    "vtkMRMLMarkupsDisplayableManager",
+)
+_3D_MANAGERS = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLModelDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager3D",
+    "vtkMRMLMarkupsDisplayableManager",
+)
+
+
+class View:
+    """A render window off the screen with a group of displayable managers."""
+
+    def __init__(self, factory: Any, managers: tuple[str, ...], size: tuple[int, int]) -> None:
+        self.renderer = vtk.vtkRenderer()
+        self.window = vtk.vtkRenderWindow()
+        self.window.SetOffScreenRendering(1)
+        self.window.SetMultiSamples(0)
+        self.window.SetSize(*size)
+        self.window.AddRenderer(self.renderer)
+        self.interactor = vtk.vtkRenderWindowInteractor()
+        self.interactor.SetRenderWindow(self.window)
+        self.interactor.Initialize()
+        instance = factory.GetInstance()
+        instance.SetMRMLApplicationLogic(slicer.app.applicationLogic())
+        for name in managers:
+            if not instance.IsDisplayableManagerRegistered(name):
+                instance.RegisterDisplayableManager(name)
+        self.group = slicer.vtkMRMLDisplayableManagerGroup()
+        self.group.SetRenderer(self.renderer)
+        self.group.Initialize(instance, self.renderer)
+        self.node: Any = None
+
+    def show(self, node: Any) -> None:
+        """Show a view node."""
+        self.node = node
+        node.SetMappedInLayout(1)
+        self.group.SetMRMLDisplayableNode(node)
+
+    def picture(self) -> np.ndarray:
+        """(rows, columns, 3) uint8, first row on top."""
+        self.window.Render()
+        grab = vtk.vtkWindowToImageFilter()
+        grab.SetInput(self.window)
+        grab.ReadFrontBufferOff()
+        grab.Update()
+        image = grab.GetOutput()
+        columns, rows, _depth = image.GetDimensions()
+        array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, 3)
+        return np.ascontiguousarray(array[::-1])
+
+
+class SliceView(View):
+    """A slice view: `slicer.app.layoutManager().sliceWidget(name)`."""
+
+    def __init__(self, name: str, orientation: str, size: tuple[int, int]) -> None:
+        super().__init__(slicer.vtkMRMLSliceViewDisplayableManagerFactory, _SLICE_MANAGERS, size)
+        self.renderer.GetActiveCamera().ParallelProjectionOn()
+        application = slicer.app.applicationLogic()
+        self.logic = slicer.vtkMRMLSliceLogic()
+        self.logic.SetMRMLApplicationLogic(application)
+        application.GetSliceLogics().AddItem(self.logic)
+        self.logic.SetMRMLScene(slicer.mrmlScene)
+        node = self.logic.AddSliceNode(name)
+        node.SetOrientation(orientation)
+        self.show(node)
+        self.logic.ResizeSliceNode(*size)
+        # The application's light-box manager, which puts the slice's image in, is not in slicer-core.
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        self._actor = vtk.vtkActor2D()
+        self._actor.SetMapper(self._mapper)
+        self._actor.GetProperty().SetDisplayLocationToBackground()
+        self.renderer.AddViewProp(self._actor)
+        self._connect()
+        self.logic.AddObserver("ModifiedEvent", lambda *_: self._connect())
+
+    def _connect(self) -> None:
+        connection = self.logic.GetImageDataConnection()
+        self._mapper.SetInputConnection(connection)
+        self._actor.SetVisibility(connection is not None)
+
+    def sliceLogic(self) -> Any:
+        return self.logic
+
+    def mrmlSliceNode(self) -> Any:
+        return self.node
+
+
+class ThreeDView(View):
+    """A 3D view."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(slicer.vtkMRMLThreeDViewDisplayableManagerFactory, _3D_MANAGERS, size)
+        self.show(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLViewNode", "View1"))
+
+    def threeDView(self) -> ThreeDView:
+        return self
+
+    def resetFocalPoint(self) -> None:
+        """As Slicer's button: look at everything, from the front."""
+        camera = self.renderer.GetActiveCamera()
+        camera.SetPosition(0, 500, 100)
+        camera.SetFocalPoint(0, 0, 0)
+        camera.SetViewUp(0, 0, 1)
+        self.renderer.ResetCamera()
+        self.renderer.ResetCameraClippingRange()
+
+
+class LayoutManager:
+    """Red, Yellow, Green and one 3D view."""
+
+    threeDViewCount = 1
+
+    def __init__(self, size: tuple[int, int] = (360, 330)) -> None:
+        names = (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal"))
+        self._slices = {name: SliceView(name, orientation, size) for name, orientation in names}
+        self._view = ThreeDView(size)
+
+    def sliceViewNames(self) -> tuple[str, ...]:
+        return tuple(self._slices)
+
+    def sliceWidget(self, name: str) -> SliceView:
+        return self._slices[name]
+
+    def threeDWidget(self, index: int) -> ThreeDView:
+        return self._view
+
+    def mrmlSliceLogics(self) -> Any:
+        return slicer.app.applicationLogic().GetSliceLogics()
+
+    def resetSliceViews(self) -> None:
+        for view in self._slices.values():
+            view.logic.FitSliceToBackground()
+
+    def resetThreeDViews(self) -> None:
+        self._view.resetFocalPoint()
+
+    def close(self) -> None:
+        """Take the views' logics out of the application again, for the next test."""
+        logics = slicer.app.applicationLogic().GetSliceLogics()
+        for view in self._slices.values():
+            logics.RemoveItem(view.logic)
+            view.group.SetMRMLDisplayableNode(None)
+            composite = view.logic.GetSliceCompositeNode()
+            view.logic.SetMRMLScene(None)
+            view.window.Finalize()
+            for node in (composite, view.node):
+                slicer.mrmlScene.RemoveNode(node)
+        self._view.group.SetMRMLDisplayableNode(None)
+        self._view.window.Finalize()
+
+    def picture(self, panel: Any, path: Path) -> None:
+        """Panel on the left, views on the right, as the desktop shows them."""
+        shown = [self._slices["Red"].picture(), self._view.picture()]
+        below = [self._slices["Green"].picture(), self._slices["Yellow"].picture()]
+        views = np.ascontiguousarray(np.vstack([np.hstack(shown), np.hstack(below)]))
+        right = qt.QImage(views.data, views.shape[1], views.shape[0], 3 * views.shape[1], qt.QImage.Format_RGB888)
+        panel.resize(panel.width, panel.sizeHint().height())
+        qt.QApplication.processEvents()
+        left = panel.grab()
+        size = (left.width() + right.width(), max(left.height(), right.height()))
+        whole = qt.QImage(*size, qt.QImage.Format_RGB888)
+        whole.fill(qt.QColor(255, 255, 255))
+        painter = qt.QPainter(whole)
+        painter.drawPixmap(0, 0, left)
+        painter.drawImage(left.width(), 0, right)
+        painter.end()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not whole.save(str(path)):
+            raise OSError(f"{path} could not be written")
+
+
+def save(panel: Any, path: Path) -> None:
+    """A picture of a panel alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not panel.grab().save(str(path)):
+        raise OSError(f"{path} could not be written")
