@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medgen.geometry import PlaneFrame, WorkingGrid, plane_frame
+from medgen.geometry import PlaneFrame, WorkingGrid, plane_frame, random_directions
 
 UNANNOTATED = -1
 _TOLERANCE = 1e-5  # mm or cosines: what rounding errors may add up to
@@ -98,6 +98,18 @@ def _mixed_slices(drawn: NDArray[np.bool_], limit: int) -> list[tuple[int, int]]
         chosen.append((axis, index))
         left[(slice(None),) * axis + (index,)] = False
     return chosen
+
+
+def random_planes(
+    shape: tuple[int, ...], spacing: NDArray[np.float64], count: int, generator: np.random.Generator
+) -> list[AnnotatedPlane]:
+    """Planes of random direction, each through a random place of a volume."""
+    planes = []
+    for normal in random_directions(count, generator):
+        frame = plane_frame(generator.uniform(size=3) * (np.asarray(shape) - 1) * spacing, normal)
+        origin, unit = np.round(frame.origin, 6).tolist(), np.round(frame.normal, 6).tolist()
+        planes.append(AnnotatedPlane((origin[0], origin[1], origin[2]), (unit[0], unit[1], unit[2])))
+    return planes
 
 
 # --- annotations on a working grid
@@ -358,3 +370,12 @@ def interpolate_contours(labels: Tensor, planes: list[AnnotatedPlane], spacing: 
     filled = labels_from_distances(grid.to_source(distances), structures)
     drawn = torch.from_numpy(annotated_voxels(tuple(labels.shape), spacing, planes))
     return torch.where(drawn, labels.to(torch.int16), filled)
+
+
+def without_islands(result: Tensor, drawn: Tensor, on_planes: NDArray[np.bool_], structures: list[int]) -> Tensor:
+    """Labels without the connected pieces (26 neighbours) that hold no voxel drawn as the same structure."""
+    for value in structures:
+        pieces, _ = ndimage.label((result == value).numpy(), structure=np.ones((3, 3, 3)))
+        touched = np.unique(pieces[(drawn == value).numpy() & on_planes])
+        result = result.masked_fill((result == value) & ~torch.from_numpy(np.isin(pieces, touched[touched > 0])), 0)
+    return result

@@ -1,21 +1,26 @@
 """Volumes seen through planes: training planes from sparse annotations, and stacks of planes that cover a volume.
 
 A `PlaneVolume` is a volume on an isotropic working grid, with what is annotated in it; a `PlaneSampler` draws training
-planes (or 3D patches) from such volumes; `oriented_grid` lays a stack of parallel planes over one.
+planes (or 3D patches) from such volumes; a `Predictor` covers one with stacks of parallel planes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from medgen.contours import UNANNOTATED, AnnotatedPlane, ContourInterpolation, annotate, mean_gap
 from medgen.geometry import PlaneFrame, WorkingGrid, plane_frame, random_directions, sample_linear, sample_nearest
+from medgen.jobs import Run
+
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 _SHOWN_WEIGHT = 0.1  # of a pixel whose own plane the interpolation shows: its answer is given away
 _FAR = -2  # owner of a voxel that is background only because it is far from everything drawn
@@ -354,3 +359,115 @@ def oriented_grid(
     centre = (np.asarray(shape) - 1) / 2
     uneven = (padded[:2] - needed[:2]) % 2 / 2
     return (int(needed[2]), int(padded[0]), int(padded[1])), centre + matrix[:, :2] @ uneven
+
+
+def output_channels(structures: list[int]) -> int:
+    """One for one structure (logistic, as in the paper), else one each and the background (softmax)."""
+    return 1 if len(structures) == 1 else len(structures) + 1
+
+
+def logits_of(network: nn.Module, inputs: Tensor, prior: float, structures: int) -> Tensor:
+    """The network's logits plus `prior` for every two voxels of the interpolation's signed distance.
+
+    The distances are the channels before the last of the inputs, in tens of voxels (`PlaneVolume.inputs`).
+    """
+    logits = network(inputs).float()
+    if prior == 0:
+        return logits
+    distances = prior * 5 * inputs[:, -1 - structures : -1]
+    background = logits.shape[1] - structures
+    return torch.cat((logits[:, :background], logits[:, background:] + distances), dim=1)
+
+
+class Predictor:
+    """A network with what it needs to predict a volume: its helpers, the prior, the structures, and for a 3D network
+    the side of its patches (0: a 2D network, which sees planes)."""
+
+    def __init__(
+        self, network: nn.Module, helpers: Helpers, prior: float, structures: list[int], patch: int = 0
+    ) -> None:
+        self.network, self.helpers, self.structures, self.patch = network, helpers, structures, patch
+        self.prior = prior if helpers.interpolation else 0.0
+
+    @torch.inference_mode()
+    def mean(
+        self, volume: PlaneVolume, variant: int, matrices: list[NDArray[np.float64]], run: Run, autocast: Autocast
+    ) -> Tensor:
+        """Mean probabilities (outputs, *grid.shape) over K orientations (`orientation_matrices`); a 3D network's
+        over patches that overlap by half."""
+        self.network.eval()
+        if self.patch:
+            return self._patches(volume, variant, run, autocast)
+        total = torch.zeros((output_channels(self.structures), *volume.grid.shape))
+        for number, matrix in enumerate(matrices):
+            run.check_cancelled()
+            run.progress(number, len(matrices), "predict")
+            total += self._orientation(volume, variant, matrix, run, autocast)
+        run.progress(len(matrices), len(matrices), "predict")
+        return total / len(matrices)
+
+    def _probabilities(self, inputs: Tensor, run: Run, autocast: Autocast) -> Tensor:
+        layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
+        with autocast():
+            logits = logits_of(
+                self.network, inputs.to(run.device).contiguous(memory_format=layout), self.prior, len(self.structures)
+            )
+        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)).cpu()
+
+    def _orientation(
+        self, volume: PlaneVolume, variant: int, matrix: NDArray[np.float64], run: Run, autocast: Autocast
+    ) -> Tensor:
+        """Probabilities from one stack of parallel planes, turned back to the working grid."""
+        shape, centre = oriented_grid(volume.grid.shape, matrix, 16)
+        axes, middle = torch.from_numpy(matrix.astype(np.float32)), torch.from_numpy(centre.astype(np.float32))
+        rows, columns = (torch.arange(size) - (size - 1) / 2 for size in shape[1:])
+        flat = middle + rows[:, None, None] * axes[:, 0] + columns[None, :, None] * axes[:, 1]
+        predicted = torch.empty((output_channels(self.structures), *shape))
+        planes = max(1, 300_000 // (shape[1] * shape[2]))
+        for start in range(0, shape[0], planes):
+            run.check_cancelled()
+            depths = torch.arange(start, min(start + planes, shape[0])) - (shape[0] - 1) / 2
+            index = flat + depths[:, None, None, None] * axes[:, 2]
+            inputs = volume.inputs(index, self.helpers, variant).movedim(1, 0)
+            predicted[:, start : start + planes] = self._probabilities(inputs, run, autocast).movedim(1, 0)
+        result = torch.empty((predicted.shape[0], *volume.grid.shape))
+        half = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
+        across = [torch.arange(size, dtype=torch.float32) for size in volume.grid.shape]
+        for start in range(0, volume.grid.shape[0], 16):
+            voxels = torch.stack(torch.meshgrid(across[0][start : start + 16], *across[1:], indexing="ij"), dim=-1)
+            local = (voxels - middle) @ axes
+            index = torch.stack((local[..., 2], local[..., 0], local[..., 1]), dim=-1) + half
+            result[:, start : start + 16] = sample_linear(predicted, torch.minimum(index.clamp(min=0), 2 * half))
+        return result
+
+    def _patches(self, volume: PlaneVolume, variant: int, run: Run, autocast: Autocast) -> Tensor:
+        """Probabilities of a 3D network: patches that overlap by half, averaged."""
+        side, shape = self.patch, volume.grid.shape
+        starts = [sorted({min(start, max(0, size - side)) for start in range(0, size, side // 2)}) for size in shape]
+        total, count = torch.zeros((output_channels(self.structures), *shape)), torch.zeros(shape)
+        across = torch.arange(side, dtype=torch.float32)
+        for number, i in enumerate(starts[0]):
+            run.progress(number, len(starts[0]), "predict")
+            for j in starts[1]:
+                for k in starts[2]:
+                    run.check_cancelled()
+                    grid = torch.meshgrid(across + i, across + j, across + k, indexing="ij")
+                    inputs = volume.inputs(torch.stack(grid, dim=-1), self.helpers, variant)[None]
+                    found = self._probabilities(inputs, run, autocast)[0]
+                    a, b, c = (min(side, size - start) for size, start in zip(shape, (i, j, k), strict=True))
+                    total[:, i : i + a, j : j + b, k : k + c] += found[:, :a, :b, :c]
+                    count[i : i + a, j : j + b, k : k + c] += 1
+        return total / count
+
+
+def fuse(mean: Tensor, distances: Tensor | None, weight: float, voxel: float) -> Tensor:
+    """Mean probabilities (1 or structures + 1, ...) -> logits against background (structures, ...), plus `weight` for
+    every two voxels of the interpolation's signed distance in mm."""
+    if mean.shape[0] == 1:
+        logits = torch.logit(mean.clamp(1e-4, 1 - 1e-4))
+    else:
+        clamped = mean.clamp(min=1e-4)
+        logits = clamped[1:].log() - clamped[:1].log()
+    if distances is not None and weight > 0:
+        logits = logits + weight * (distances / (2 * voxel)).clamp(-8, 8)
+    return logits

@@ -12,26 +12,30 @@ import SimpleITK as sitk
 import torch
 
 from medgen import bundle, catalog, execute
-from medgen.case import Mask
-from medgen.contours import UNANNOTATED, AnnotatedPlane
+from medgen.contours import UNANNOTATED, AnnotatedPlane, random_planes
 from medgen.errors import Cancelled, UserError
 from medgen.geometry import AxisOrder, WorkingGrid
 from medgen.jobs import Run
 from medgen.method import Config
 from medgen.nn.unet import UNet, parameter_count
-from medgen.planes import Helpers, PlaneSampler, PlaneVolume, orientation_matrices, oriented_grid
+from medgen.planes import (
+    Helpers,
+    PlaneSampler,
+    PlaneVolume,
+    Predictor,
+    fuse,
+    logits_of,
+    orientation_matrices,
+    oriented_grid,
+)
 from medgen.segmentation.multiplanar_unet import (
     ApplyConfig,
     MultiplanarUNet,
-    Predictor,
     TrainConfig,
     build_network,
-    fuse,
     hidden_groups,
     hold_out,
-    logits_of,
     masked_cross_entropy,
-    random_planes,
 )
 
 METHOD = MultiplanarUNet()
@@ -229,8 +233,7 @@ def test_held_out_planes_are_half_as_many_as_train_and_inside() -> None:
 
 
 def test_random_annotation_planes_pass_through_the_volume() -> None:
-    mask = Mask(torch.zeros(10, 20, 30, dtype=torch.int16), np.diag([2.0, 1, 1, 1]))
-    for plane in random_planes(mask, 20, np.random.default_rng(0)):
+    for plane in random_planes((10, 20, 30), np.array([2.0, 1, 1]), 20, np.random.default_rng(0)):
         assert np.linalg.norm(plane.normal) == pytest.approx(1, abs=1e-5)
         assert (np.asarray(plane.origin) >= 0).all() and (np.asarray(plane.origin) <= [18, 19, 29]).all()
 
@@ -265,7 +268,7 @@ class Pointwise(torch.nn.Module):
 
 
 def predictor_of(network: torch.nn.Module) -> Predictor:
-    return Predictor(network, Helpers(), 0.0, train_config(), [1])
+    return Predictor(network, Helpers(), 0.0, [1])
 
 
 def test_one_orientation_across_an_axis_is_the_slice_wise_network() -> None:
@@ -273,7 +276,7 @@ def test_one_orientation_across_an_axis_is_the_slice_wise_network() -> None:
     network = UNet(base_width=4).eval()
     volume = PlaneVolume(torch.rand(1, 32, 48, 6) * 2 - 1, WorkingGrid.over((32, 48, 6), np.ones(3), 10**6))
     run = Run(Path("unused"), device="cpu", precision="32")
-    found = predictor_of(network).mean(volume, 0, apply_config(orientations=1), run, torch.no_grad)
+    found = predictor_of(network).mean(volume, 0, orientation_matrices(1, "axes", 0), run, torch.no_grad)
     with torch.no_grad():
         expected = network(volume.image.permute(3, 0, 1, 2)).sigmoid().permute(1, 2, 3, 0)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
@@ -284,8 +287,8 @@ def test_every_orientation_puts_its_prediction_where_it_belongs(directions: str)
     i, j, k = torch.meshgrid(*[torch.linspace(-1, 1, size) for size in (20, 26, 15)], indexing="ij")
     volume = PlaneVolume((0.7 * i - 0.4 * j + 0.2 * k)[None], WorkingGrid.over((20, 26, 15), np.ones(3), 10**6))
     run = Run(Path("unused"), device="cpu", precision="32")
-    config = apply_config(orientations=3, directions=directions)
-    found = predictor_of(Pointwise()).mean(volume, 0, config, run, torch.no_grad)
+    matrices = orientation_matrices(3, directions, 7)
+    found = predictor_of(Pointwise()).mean(volume, 0, matrices, run, torch.no_grad)
     inner = (slice(None), slice(2, -2), slice(2, -2), slice(2, -2))
     torch.testing.assert_close(found[inner], volume.image.sigmoid()[inner], atol=5e-3, rtol=0)
 

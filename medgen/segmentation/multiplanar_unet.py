@@ -40,9 +40,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,17 +55,28 @@ from medgen.contours import (
     infer_annotated_slices,
     labels_from_distances,
     looks_sparse,
+    random_planes,
+    without_islands,
 )
 from medgen.errors import UserError
-from medgen.geometry import plane_frame, plane_in_grid, random_directions, sample_linear
+from medgen.geometry import plane_in_grid
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
 from medgen.nn.unet import UNet, parameter_count
-from medgen.planes import Helpers, PlaneSampler, PlaneVolume, focus_range, orientation_matrices, oriented_grid
+from medgen.planes import (
+    Helpers,
+    PlaneSampler,
+    PlaneVolume,
+    Predictor,
+    focus_range,
+    fuse,
+    logits_of,
+    orientation_matrices,
+    output_channels,
+)
 from medgen.training import EMA, Best, Randomness, Training
 
 Choice = Literal["auto", "on", "off"]
-Autocast = Callable[[], AbstractContextManager[Any]]
 _WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # tried for the interpolation, per 2 voxels of signed distance
 
 
@@ -169,22 +178,9 @@ def build_network(config: TrainConfig, channels: int, outputs: int) -> UNet:
     return UNet(2, channels, outputs, config.base_width)
 
 
-def output_channels(structures: list[int]) -> int:
-    """One for one structure (logistic, as in the paper), else one each and the background (softmax)."""
-    return 1 if len(structures) == 1 else len(structures) + 1
-
-
-def logits_of(network: nn.Module, inputs: Tensor, prior: float, structures: int) -> Tensor:
-    """The network's logits plus `prior` for every two voxels of the interpolation's signed distance.
-
-    The distances are the channels before the last of the inputs, in tens of voxels (`PlaneVolume.inputs`).
-    """
-    logits = network(inputs).float()
-    if prior == 0:
-        return logits
-    distances = prior * 5 * inputs[:, -1 - structures : -1]
-    background = logits.shape[1] - structures
-    return torch.cat((logits[:, :background], logits[:, background:] + distances), dim=1)
+def patch_of(config: TrainConfig) -> int:
+    """Side of the 3D network's patches, a multiple of 8; 0 for the 2D network."""
+    return config.patch // 8 * 8 if config.network == "3d-unet" else 0
 
 
 def masked_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
@@ -210,98 +206,7 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     return config.learning_rate * rise * (0.505 + 0.495 * float(np.cos(np.pi * step / config.updates)))
 
 
-# --- prediction
-
-
-class Predictor:
-    """A network with what it needs to predict a volume: settings that are the same in training and use."""
-
-    def __init__(
-        self, network: nn.Module, helpers: Helpers, prior: float, config: TrainConfig, structures: list[int]
-    ) -> None:
-        self.network, self.helpers, self.structures, self.config = network, helpers, structures, config
-        self.prior = prior if helpers.interpolation else 0.0
-
-    @torch.inference_mode()
-    def mean(self, volume: PlaneVolume, variant: int, config: ApplyConfig, run: Run, autocast: Autocast) -> Tensor:
-        """Mean probabilities (outputs, *grid.shape) over K orientations; the 3D U-Net's over overlapping patches."""
-        self.network.eval()
-        if self.config.network == "3d-unet":
-            return self._patches(volume, variant, run, autocast)
-        total = torch.zeros((output_channels(self.structures), *volume.grid.shape))
-        matrices = orientation_matrices(config.orientations, config.directions, run.seed)
-        for number, matrix in enumerate(matrices):
-            run.check_cancelled()
-            run.progress(number, len(matrices), "predict")
-            total += self._orientation(volume, variant, matrix, run, autocast)
-        run.progress(len(matrices), len(matrices), "predict")
-        return total / len(matrices)
-
-    def _probabilities(self, inputs: Tensor, run: Run, autocast: Autocast) -> Tensor:
-        layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
-        with autocast():
-            logits = logits_of(
-                self.network, inputs.to(run.device).contiguous(memory_format=layout), self.prior, len(self.structures)
-            )
-        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)).cpu()
-
-    def _orientation(
-        self, volume: PlaneVolume, variant: int, matrix: NDArray[np.float64], run: Run, autocast: Autocast
-    ) -> Tensor:
-        """Probabilities from one stack of parallel planes, turned back to the working grid."""
-        shape, centre = oriented_grid(volume.grid.shape, matrix, 16)
-        axes, middle = torch.from_numpy(matrix.astype(np.float32)), torch.from_numpy(centre.astype(np.float32))
-        rows, columns = (torch.arange(size) - (size - 1) / 2 for size in shape[1:])
-        flat = middle + rows[:, None, None] * axes[:, 0] + columns[None, :, None] * axes[:, 1]
-        predicted = torch.empty((output_channels(self.structures), *shape))
-        planes = max(1, 300_000 // (shape[1] * shape[2]))
-        for start in range(0, shape[0], planes):
-            run.check_cancelled()
-            depths = torch.arange(start, min(start + planes, shape[0])) - (shape[0] - 1) / 2
-            index = flat + depths[:, None, None, None] * axes[:, 2]
-            inputs = volume.inputs(index, self.helpers, variant).movedim(1, 0)
-            predicted[:, start : start + planes] = self._probabilities(inputs, run, autocast).movedim(1, 0)
-        result = torch.empty((predicted.shape[0], *volume.grid.shape))
-        half = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
-        across = [torch.arange(size, dtype=torch.float32) for size in volume.grid.shape]
-        for start in range(0, volume.grid.shape[0], 16):
-            voxels = torch.stack(torch.meshgrid(across[0][start : start + 16], *across[1:], indexing="ij"), dim=-1)
-            local = (voxels - middle) @ axes
-            index = torch.stack((local[..., 2], local[..., 0], local[..., 1]), dim=-1) + half
-            result[:, start : start + 16] = sample_linear(predicted, torch.minimum(index.clamp(min=0), 2 * half))
-        return result
-
-    def _patches(self, volume: PlaneVolume, variant: int, run: Run, autocast: Autocast) -> Tensor:
-        """Probabilities of the 3D U-Net: patches that overlap by half, averaged."""
-        side, shape = self.config.patch // 8 * 8, volume.grid.shape
-        starts = [sorted({min(start, max(0, size - side)) for start in range(0, size, side // 2)}) for size in shape]
-        total, count = torch.zeros((output_channels(self.structures), *shape)), torch.zeros(shape)
-        across = torch.arange(side, dtype=torch.float32)
-        for number, i in enumerate(starts[0]):
-            run.progress(number, len(starts[0]), "predict")
-            for j in starts[1]:
-                for k in starts[2]:
-                    run.check_cancelled()
-                    grid = torch.meshgrid(across + i, across + j, across + k, indexing="ij")
-                    inputs = volume.inputs(torch.stack(grid, dim=-1), self.helpers, variant)[None]
-                    found = self._probabilities(inputs, run, autocast)[0]
-                    a, b, c = (min(side, size - start) for size, start in zip(shape, (i, j, k), strict=True))
-                    total[:, i : i + a, j : j + b, k : k + c] += found[:, :a, :b, :c]
-                    count[i : i + a, j : j + b, k : k + c] += 1
-        return total / count
-
-
-def fuse(mean: Tensor, distances: Tensor | None, weight: float, voxel: float) -> Tensor:
-    """Mean probabilities (1 or structures + 1, ...) -> logits against background (structures, ...), plus `weight` for
-    every two voxels of the interpolation's signed distance in mm."""
-    if mean.shape[0] == 1:
-        logits = torch.logit(mean.clamp(1e-4, 1 - 1e-4))
-    else:
-        clamped = mean.clamp(min=1e-4)
-        logits = clamped[1:].log() - clamped[:1].log()
-    if distances is not None and weight > 0:
-        logits = logits + weight * (distances / (2 * voxel)).clamp(-8, 8)
-    return logits
+# --- measures
 
 
 def dice(found: Tensor, reference: Tensor) -> float:
@@ -460,8 +365,9 @@ class Fit:
         before = volume.hidden, volume.distances
         if self.helpers.interpolation:
             volume.interpolate(self.structures, [frozenset(planes)])
-        predictor = Predictor(self.result, self.helpers, self.prior, self.config, self.structures)
-        mean = predictor.mean(volume, 0, ApplyConfig.model_validate({}), self.run, self.training.autocast)
+        predictor = Predictor(self.result, self.helpers, self.prior, self.structures, patch_of(self.config))
+        matrices = orientation_matrices(3, "axes" if self.helpers.position else "random", self.run.seed)
+        mean = predictor.mean(volume, 0, matrices, self.run, self.training.autocast)
         distances = volume.distances[0] if volume.distances else None
         scores = [
             dice_on_planes(volume, fuse(mean, distances, weight, volume.grid.spacing), self.structures, planes)
@@ -495,16 +401,6 @@ def annotated_planes(case: Case, mask: Mask, annotation: str, log: Callable[[str
 _VIEWS = ("sagittal", "coronal", "axial")  # the view across each canonical axis
 
 
-def random_planes(mask: Mask, count: int, generator: np.random.Generator) -> list[AnnotatedPlane]:
-    """n_a random planes, each through a random place of the volume (paper, section 2)."""
-    planes = []
-    for normal in random_directions(count, generator):
-        frame = plane_frame(generator.uniform(size=3) * (np.asarray(mask.shape) - 1) * mask.spacing, normal)
-        origin, unit = np.round(frame.origin, 6).tolist(), np.round(frame.normal, 6).tolist()
-        planes.append(AnnotatedPlane((origin[0], origin[1], origin[2]), (unit[0], unit[1], unit[2])))
-    return planes
-
-
 def choose_helpers(volumes: list[PlaneVolume], config: TrainConfig) -> Helpers:
     """What `auto` means here: helpers are on for one sparsely annotated volume, the interpolation from 3 planes on."""
     alone = len(volumes) == 1 and bool(volumes[0].planes) and config.annotation_planes == 0
@@ -521,15 +417,6 @@ def choose_held_out(volumes: list[PlaneVolume], validation: list[bool], config: 
     if any(validation):
         return {(n, plane) for n, v in enumerate(volumes) if validation[n] for plane in range(len(v.planes))}
     return {(n, plane) for n, v in enumerate(volumes) for plane in hold_out(len(v.planes), config.validation_share)}
-
-
-def without_islands(result: Tensor, drawn: Tensor, on_planes: NDArray[np.bool_], structures: list[int]) -> Tensor:
-    """Labels without the connected pieces (26 neighbours) that hold no voxel drawn as the same structure."""
-    for value in structures:
-        pieces, _ = ndimage.label((result == value).numpy(), structure=np.ones((3, 3, 3)))
-        touched = np.unique(pieces[(drawn == value).numpy() & on_planes])
-        result = result.masked_fill((result == value) & ~torch.from_numpy(np.isin(pieces, touched[touched > 0])), 0)
-    return result
 
 
 # --- the method
@@ -634,7 +521,8 @@ class MultiplanarUNet(Method):
         image, mask = case.get("image", Image), case.get("mask", Mask)
         planes = annotated_planes(case, mask, config.annotation, run.log)
         if config.annotation_planes and not planes:
-            planes = random_planes(mask, config.annotation_planes, np.random.default_rng([run.seed, number]))
+            generator = np.random.default_rng([run.seed, number])
+            planes = random_planes(mask.shape, mask.spacing, config.annotation_planes, generator)
         return PlaneVolume.prepare(image.data.float(), image.spacing, mask.data, planes, config.max_voxels)
 
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
@@ -680,8 +568,9 @@ class MultiplanarUNet(Method):
         network = build_network(trained, channels, output_channels(structures))
         network.load_state_dict(model.networks["unet"])
         network.to(run.device)
-        predictor = Predictor(network, helpers, trained.prior, trained, structures)
-        mean = predictor.mean(volume, 0, config, run, lambda: _autocast(run))
+        predictor = Predictor(network, helpers, trained.prior, structures, patch_of(trained))
+        matrices = orientation_matrices(config.orientations, config.directions, run.seed)
+        mean = predictor.mean(volume, 0, matrices, run, lambda: _autocast(run))
         distances = volume.distances[0] if volume.distances else None
         return volume.grid.to_source(fuse(mean, distances, model.settings["weight"], volume.grid.spacing))
 
