@@ -62,9 +62,9 @@ class MaskOptions:
         may_be_empty: write a mask without a voxel, on the stored or the reference's grid, instead of refusing it.
     """
 
-    reference: Any = None
-    segments: list[str] | None = None
-    may_be_empty: bool = False
+    reference: Any
+    segments: list[str] | None
+    may_be_empty: bool
 
 
 def in_world(
@@ -186,11 +186,7 @@ def refer_to(node: Any, reference: Any) -> None:
     world = placement.matrix @ ijk_to_ras(reference)
     if not is_right_angled(world):
         return
-    # The first call also makes it the volume that the Segment Editor opens with; the second states the world's grid,
-    # whatever a version of Slicer makes of the reference's parent transform.
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-    text = geometry_text(world, reference.GetImageData().GetExtent())
-    node.GetSegmentation().SetConversionParameter(_grid_parameter(), text)
 
 
 def _from_label_map_node(node: Any, name: str, scratch: Any) -> Any:

@@ -61,7 +61,7 @@ def test_all_frames_come_out_in_order(scene: Any, tmp_path: Path, proxy: Any) ->
     frames = export_sequence(proxy, tmp_path, "image", "Image", log=pytest.fail)
     assert scene_state(scene) == before
     assert [frame.index_value for frame in frames] == TIMES
-    assert [frame.path.name for frame in frames] == ["image_0000.nrrd", "image_0001.nrrd", "image_0002.nrrd"]
+    assert [frame.path for frame in frames] == [tmp_path / f"image_000{number}.nrrd" for number in range(3)]
     for frame, array in zip(frames, arrays(), strict=True):
         assert_same_voxels_in_world(frame.path, array, OBLIQUE)
 
