@@ -75,6 +75,7 @@ def load_results(
                 own = node.GetName() if len(nodes) > 1 else ""
                 node.SetName(scene.GenerateUniqueName(own or (name if len(nodes) == 1 else f"{name} {number}")))
                 stamp(node, provenance or {})
+                _forget_references(node)
                 scene.AddNode(node)
                 show(node, reference)
                 place_beside(node, reference)
@@ -94,6 +95,13 @@ def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None) -> li
     if kind in _TABLE_KINDS:
         return [tables.read_csv(path)]
     raise BoundaryError(_("A {kind} has no node in Slicer; it stays in {path}.").format(kind=kind.lower(), path=path))
+
+
+def _forget_references(node: Any) -> None:
+    """Drop what a node referred to in the scratch scene: there `…DisplayNode1` is its own, here it is somebody else's."""
+    roles = [node.GetNthNodeReferenceRole(index) for index in range(node.GetNumberOfNodeReferenceRoles())]
+    for role in roles:
+        node.RemoveNodeReferenceIDs(role)
 
 
 def stamp(node: Any, provenance: dict[str, Any]) -> None:

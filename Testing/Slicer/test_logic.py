@@ -14,7 +14,7 @@ from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noq
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
-from MedGenLib.selftest import add_drawing, add_volume, ball, check_train_and_apply, dice, labels_of
+from MedGenLib.selftest import add_drawing, add_planes, add_volume, ball, check_train_and_apply, dice, labels_of
 
 
 @pytest.fixture
@@ -42,6 +42,18 @@ def test_train_then_apply_gives_a_segmentation_of_the_whole_volume(nodes: dict[s
 
 def test_the_self_test_of_the_modules_passes(scene: Any, home: Path) -> None:  # noqa: F811
     check_train_and_apply(MedGenLogic(), SLUG, "smoke", at_least=0.95)
+
+
+def test_a_result_has_a_display_of_its_own(nodes: dict[str, Any]) -> None:
+    logic = MedGenLogic()
+    planes = add_planes(nodes["image"], (8,))
+    inverted = logic.process(SLUG, "invert", {"image": nodes["image"]}, in_process=True)["inverted"]
+    model = logic.process(SLUG, "train", {**nodes, "planes": planes}, in_process=True)["model"]
+    result = logic.process(SLUG, "apply", {"image": nodes["image"]}, model=model, in_process=True)["mask"]
+    assert inverted.GetDisplayNode() is not nodes["image"].GetDisplayNode()
+    assert result.GetDisplayNode() is not nodes["mask"].GetDisplayNode()
+    first = result.GetSegmentation().GetNthSegmentID(0)
+    assert result.GetDisplayNode().GetSegmentOpacity2DFill(first) > 0
 
 
 def test_a_run_inside_this_python_gives_the_same(nodes: dict[str, Any]) -> None:
