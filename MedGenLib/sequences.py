@@ -120,24 +120,9 @@ def join_sequence(
                 name=proxy.GetName()
             )
         )
-    master = browser.GetMasterSequenceNode()
     with scratch_scene() as scratch, all_or_nothing(scene):
-        sequence = slicer.vtkMRMLSequenceNode()
+        sequence = _read_sequence(paths, index_values, kind, name, browser, proxy, scratch, provenance or {})
         sequence.SetName(scene.GenerateUniqueName(name))
-        for copied in ("IndexName", "IndexUnit", "IndexType", "NumericIndexValueTolerance"):
-            getattr(sequence, f"Set{copied}")(getattr(master, f"Get{copied}")())
-        for path, value in zip(paths, index_values, strict=True):
-            nodes = read_nodes(Path(path), kind, scratch, proxy)
-            if len(nodes) != 1:
-                raise BoundaryError(
-                    _("{path} holds {count} markups where one was expected; split the file.").format(
-                        path=path, count=len(nodes)
-                    )
-                )
-            nodes[0].SetName(name)
-            stamp(nodes[0], provenance or {})
-            sequence.SetDataNodeAtValue(nodes[0], value)
-        stamp(sequence, provenance or {})
         scene.AddNode(sequence)
         browser.AddSynchronizedSequenceNode(sequence)
         # Where the result has no frame for the browser's position (only one frame was run), nothing older is shown.
@@ -154,6 +139,36 @@ def join_sequence(
         place_beside(result, proxy)
         place_beside(sequence, proxy)
     return result
+
+
+def _read_sequence(
+    paths: list[Path],
+    index_values: list[str],
+    kind: str,
+    name: str,
+    browser: Any,
+    proxy: Any,
+    scratch: Any,
+    provenance: dict[str, Any],
+) -> Any:
+    """A new sequence, in no scene, of one node a file, counted as the browser's master sequence is."""
+    master = browser.GetMasterSequenceNode()
+    sequence = slicer.vtkMRMLSequenceNode()
+    for copied in ("IndexName", "IndexUnit", "IndexType", "NumericIndexValueTolerance"):
+        getattr(sequence, f"Set{copied}")(getattr(master, f"Get{copied}")())
+    for path, value in zip(paths, index_values, strict=True):
+        nodes = read_nodes(Path(path), kind, scratch, proxy)
+        if len(nodes) != 1:
+            raise BoundaryError(
+                _("{path} holds {count} markups where one was expected; split the file.").format(
+                    path=path, count=len(nodes)
+                )
+            )
+        nodes[0].SetName(name)
+        stamp(nodes[0], provenance)
+        sequence.SetDataNodeAtValue(nodes[0], value)
+    stamp(sequence, provenance)
+    return sequence
 
 
 def _current_value(browser: Any, sequence: Any) -> str:
