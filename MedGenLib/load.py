@@ -75,7 +75,6 @@ def load_results(
                 own = node.GetName() if len(nodes) > 1 else ""
                 node.SetName(scene.GenerateUniqueName(own or (name if len(nodes) == 1 else f"{name} {number}")))
                 stamp(node, provenance or {})
-                _forget_references(node)
                 scene.AddNode(node)
                 show(node, reference)
                 place_beside(node, reference)
@@ -83,7 +82,14 @@ def load_results(
 
 
 def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None) -> list[Any]:
-    """The nodes of a file, in no scene. `reference` gives a picture of its size its place."""
+    """The nodes of a file, in no scene and referring to none. `reference` gives a picture of its size its place."""
+    nodes = _read(path, kind, scratch, reference)
+    for node in nodes:
+        _forget_references(node)
+    return nodes
+
+
+def _read(path: Path, kind: str, scratch: Any, reference: Any) -> list[Any]:
     if not path.is_file():
         raise BoundaryError(_("{path} does not exist; run the method again.").format(path=path))
     if kind == "Image":
@@ -98,7 +104,7 @@ def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None) -> li
 
 
 def _forget_references(node: Any) -> None:
-    """Drop what a node referred to in the scratch scene: there `…DisplayNode1` is its own, here it is somebody else's."""
+    """Drop what a node referred to in the scratch scene: its `…DisplayNode1` there is another node's here."""
     roles = [node.GetNthNodeReferenceRole(index) for index in range(node.GetNumberOfNodeReferenceRoles())]
     for role in roles:
         node.RemoveNodeReferenceIDs(role)
