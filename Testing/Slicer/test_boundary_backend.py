@@ -189,3 +189,20 @@ def test_picture_passes_the_backend_the_right_way_up(scene: Any, tmp_path: Path,
         back = load_result(tmp_path / f"again{ending}", "Image", "back")
         np.testing.assert_array_equal(slicer.util.arrayFromVolume(back).reshape(array.shape), array)
         np.testing.assert_allclose(world_matrix(back), np.diag([-1.0, -1.0, 1.0, 1.0]), atol=1e-6)
+
+
+def test_every_result_has_a_display_of_its_own(scene: Any, tmp_path: Path) -> None:
+    from test_boundary_segmentations import segmentation
+
+    image, mask = volume(noise((4, 5, 6))), segmentation(["liver"])
+    marks = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Marks")
+    marks.AddControlPoint([1.0, 2.0, 3.0])
+    nodes = {"Image": image, "Mask": mask, "Points": marks}
+    for node in nodes.values():
+        node.CreateDefaultDisplayNodes()
+    displays = [node.GetDisplayNodeID() for node in nodes.values()]
+    for kind, node in nodes.items():
+        back = load_result(export_node(node, tmp_path, kind, kind, log=pytest.fail), kind, "back", reference=image)
+        assert back.GetNumberOfDisplayNodes() == 1
+        displays.append(back.GetDisplayNodeID())
+    assert len(set(displays)) == 6 and None not in displays

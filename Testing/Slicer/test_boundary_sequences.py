@@ -129,6 +129,17 @@ def test_results_play_in_the_browser_of_their_input(scene: Any, tmp_path: Path, 
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("kind", ["Image", "Mask"])
+def test_joined_result_has_a_display_of_its_own(scene: Any, tmp_path: Path, proxy: Any, kind: str) -> None:
+    others = [scene.AddNewNodeByClass(f"vtkMRML{name}Node", "other") for name in ("ScalarVolume", "Segmentation")]
+    for other in [*others, proxy]:
+        other.CreateDefaultDisplayNodes()
+    result = join_sequence(write_results(tmp_path), TIMES, kind, "Result", proxy=proxy)
+    displays = [node.GetDisplayNode() for node in (*others, proxy, result)]
+    assert len({display.GetID() for display in displays}) == 4
+    assert result.GetNumberOfDisplayNodes() == 1
+
+
 def test_result_of_one_frame_shows_at_its_own_time_only(scene: Any, tmp_path: Path, proxy: Any) -> None:
     browser = browser_of(proxy)
     select(browser, 1)
