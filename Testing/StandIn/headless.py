@@ -24,6 +24,7 @@ import i18n  # noqa: E402
 import slicer  # noqa: E402
 import slicer.util  # noqa: E402
 
+LABEL_MAP, SINGLE_FILE, AUTO_WINDOW = 1, 4, 8  # loading options of the Volumes logic
 _ENDINGS = {
     "SegmentationFile": (".seg.nrrd",),
     "MarkupsFile": (".mrk.json",),
@@ -58,7 +59,7 @@ class IOManager:
 
     def _load(self, kind: str, path: Path, name: str) -> Any:
         if kind == "VolumeFile":
-            return self._logics["Volumes"].AddArchetypeVolume(str(path), name, 2)
+            return self._logics["Volumes"].AddArchetypeVolume(str(path), name, SINGLE_FILE | AUTO_WINDOW)
         if kind == "SegmentationFile":
             if self.fileType(path) != kind:
                 return self._labels(path, name)
@@ -69,7 +70,7 @@ class IOManager:
 
     def _labels(self, path: Path, name: str) -> Any:
         """An image of labels as a segmentation, as Slicer's segmentation reader does."""
-        volume = self._logics["Volumes"].AddArchetypeVolume(str(path), name, 3)
+        volume = self._logics["Volumes"].AddArchetypeVolume(str(path), name, LABEL_MAP | SINGLE_FILE)
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         done = self._logics["Segmentations"].ImportLabelmapToSegmentationNode(volume, node)
         slicer.mrmlScene.RemoveNode(volume)

@@ -1,0 +1,97 @@
+"""Segment a whole volume from a few drawn slices, without a window.
+
+    Slicer --no-main-window --python-script Examples/segment_from_slices.py -- \
+        --image ct.nrrd --mask drawn.seg.nrrd [--planes slice1.mrk.json …] --output whole.seg.nrrd [--tier demo]
+
+MedGen's modules must be known to Slicer (installed, or their folders under Additional module paths); MedGen's Python
+packages must be installed (the module's panel offers that). Nothing is asked: the script ends with 0, or with the exit
+code of what went wrong (2: the input; 3: memory; 1: MedGen's own fault) and one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import slicer
+import slicer.util
+
+try:
+    import MedGenLib  # noqa: F401
+except ImportError:  # Slicer has put only the modules' own folders on the path, or this is a checkout
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from MedGenLib.errors import BoundaryError, MedGenLibError, RunError
+from MedGenLib.logic import MedGenLogic
+
+
+def main(words: list[str]) -> int:
+    """Load, train, apply, save; the exit code."""
+    arguments = parse(words)
+    inputs: dict[str, Any] = {
+        "image": load(slicer.util.loadVolume, arguments.image),
+        "mask": load(slicer.util.loadSegmentation, arguments.mask),
+    }
+    if arguments.planes:
+        inputs["planes"] = [load(slicer.util.loadMarkups, path) for path in arguments.planes]
+    logic = MedGenLogic()
+    name = arguments.model or logic.free_model_name(arguments.method)
+    model = logic.process(arguments.method, "train", inputs, tier=arguments.tier, name=name, wait=True, on_event=say)[
+        "model"
+    ]
+    known = {role["name"] for role in logic.operation(arguments.method, "apply")[1]["inputs"]}
+    given = {role: value for role, value in inputs.items() if role in known}
+    result = logic.process(arguments.method, "apply", given, model=model, wait=True, on_event=say)["mask"]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    if not slicer.util.saveNode(result, str(arguments.output), {}):
+        raise RunError(f"{arguments.output} could not be written; choose another output.")
+    print(f"{arguments.output} (model {name})")
+    return 0
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Segment a whole volume from a few drawn slices.")
+    parser.add_argument("--image", type=Path, required=True, help="the volume")
+    parser.add_argument("--mask", type=Path, required=True, help="the structure, drawn on a few slices")
+    parser.add_argument("--planes", type=Path, nargs="+", help="one .mrk.json for each slice that is drawn completely")
+    parser.add_argument("--output", type=Path, required=True, help="the .seg.nrrd to write")
+    parser.add_argument("--tier", default="demo", help="smoke, demo or paper")
+    parser.add_argument("--method", default="multiplanar-unet", help="the method's slug")
+    parser.add_argument("--model", help="how the trained model is called")
+    return parser.parse_args(words)
+
+
+def load(function: Any, path: Path) -> Any:
+    """A node of a file; a sentence when there is none."""
+    try:
+        return function(str(path))
+    except RuntimeError:
+        raise BoundaryError(f"{path} cannot be read; check the path and the format.") from None
+
+
+def say(event: dict[str, Any]) -> None:
+    """Follow the run on the console."""
+    if event["event"] == "log":
+        print(event["message"], flush=True)
+    elif event["event"] == "progress" and event["done"] >= event["total"]:
+        print(f"{event['stage']}: done", flush=True)
+
+
+if __name__ == "__main__":
+    # --python-script does not close Slicer by itself, whatever happens: every way out ends in slicer.util.exit.
+    code = 1
+    try:
+        code = main(sys.argv[1:])
+    except MedGenLibError as error:
+        print(error, file=sys.stderr)
+        code = getattr(error, "exit_code", 2)
+    except SystemExit as error:  # argparse
+        code = int(error.code or 0)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        slicer.util.exit(code)
