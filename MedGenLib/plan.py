@@ -138,7 +138,8 @@ def _as_path(value: Any, role: dict[str, Any], folder: Path, reference: Any, log
         return str(value)
     if isinstance(value, (str, Path)):
         return str(Path(value).resolve())
-    return str(export_node(value, folder, role["name"], role["kind"], reference=reference, log=log))
+    empty = bool(role.get("may_be_empty"))
+    return str(export_node(value, folder, role["name"], role["kind"], reference=reference, may_be_empty=empty, log=log))
 
 
 def write_cohort(files: dict[str, list[str]], folder: Path) -> Path:

@@ -83,7 +83,7 @@ def read_itk(path: Path) -> sitk.Image:
         if path.is_dir():
             return _read_series(path)
         if extension(path) in (".nii", ".nii.gz"):
-            _check_nifti_is_whole(path)
+            _check_nifti(path)
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):
@@ -97,35 +97,47 @@ def read_itk(path: Path) -> sitk.Image:
     return image
 
 
-def _check_nifti_is_whole(path: Path) -> None:
-    """ITK fills what a truncated NIfTI lacks with zeros and says nothing, so count the bytes first (RuntimeError)."""
+def _check_nifti(path: Path) -> None:
+    """ITK fills what a truncated NIfTI lacks with zeros, and turns NaN into zero, and says nothing of either: so count
+    the bytes and the values that are no numbers first. Raises RuntimeError for the one, UserError for the other."""
+    wrong = 0
     try:
         with gzip.open(path) if extension(path) == ".nii.gz" else path.open("rb") as stream:
             head = stream.read(544)
-            expected = _nifti_bytes(head)
-            found = len(head)
+            offset, expected, form = _nifti_layout(head)
+            found, rest = len(head), head[offset:]
+            stream.read(max(0, offset - len(head)))
+            found = max(found, offset)
             while block := stream.read(1 << 22):
                 found += len(block)
+                if form is not None:
+                    rest += block
+                    whole = len(rest) // form.itemsize * form.itemsize
+                    wrong += int((~np.isfinite(np.frombuffer(rest[:whole], form))).sum())
+                    rest = rest[whole:]
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise RuntimeError(str(error)) from None
     if found < expected:
         raise RuntimeError(f"{found} of {expected} bytes")
+    if wrong:
+        raise UserError(f"{path} has {wrong} values that are not numbers (NaN or infinite); replace them first.")
 
 
-def _nifti_bytes(head: bytes) -> int:
-    """How many bytes a NIfTI-1 or -2 file must have, from its header: offset of the voxels + their count x size."""
+def _nifti_layout(head: bytes) -> tuple[int, int, np.dtype[Any] | None]:
+    """Where the voxels of a NIfTI-1 or -2 file begin, how many bytes it must have, and its type if floating."""
     for order in "<>":
         (size,) = struct.unpack_from(order + "i", head)
         if size == 348:
-            dims, (bits,) = struct.unpack_from(order + "8h", head, 40), struct.unpack_from(order + "h", head, 72)
+            dims, code, bits = struct.unpack_from(order + "8h", head, 40), *struct.unpack_from(order + "2h", head, 70)
             offset = int(struct.unpack_from(order + "f", head, 108)[0])
         elif size == 540:
-            dims, (bits,) = struct.unpack_from(order + "8q", head, 16), struct.unpack_from(order + "h", head, 14)
+            dims, code, bits = struct.unpack_from(order + "8q", head, 16), *struct.unpack_from(order + "2h", head, 12)
             offset = struct.unpack_from(order + "q", head, 168)[0]
         else:
             continue
         voxels = math.prod(max(1, dim) for dim in dims[1 : 1 + max(0, min(7, dims[0]))])
-        return int(offset + voxels * bits // 8)
+        form = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(code)
+        return int(offset), int(offset + voxels * bits // 8), form
     raise RuntimeError("no NIfTI header")
 
 

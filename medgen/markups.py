@@ -123,9 +123,19 @@ def _form(item: Any, kind: Kind) -> dict[str, Any]:
             "planeType": "pointNormal",
             "sizeMode": "auto",
             "normal": (_FLIP * item.axes[:, 2]).tolist(),
+            **plane_matrices(form["orientation"], form["center"]),
         }
     size = [2 * item.radius] * 3 if isinstance(item, Sphere) else np.asarray(item.size).tolist()
     return {**form, "type": "ROI", "roiType": "Box", "size": size}
+
+
+def plane_matrices(orientation: list[float], centre: list[float]) -> dict[str, list[float]]:
+    """What Slicer reads a plane's directions from (it ignores "orientation"), for a file in LPS."""
+    rows = [[*orientation[3 * row : 3 * row + 3], centre[row]] for row in range(3)]
+    return {
+        "objectToBase": np.diag([-1.0, -1.0, 1.0, 1.0]).ravel().tolist(),
+        "baseToNode": [*rows[0], *rows[1], *rows[2], 0.0, 0.0, 0.0, 1.0],
+    }
 
 
 def _control_points(points: Points) -> list[dict[str, Any]]:

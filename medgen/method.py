@@ -259,6 +259,7 @@ def _describe_role(role: Role) -> dict[str, Any]:
         "optional": role.optional,
         "same_grid": role.same_grid,
         "reference": role.reference,
+        "may_be_empty": role.may_be_empty,
     }
 
 

@@ -1,23 +1,18 @@
-"""Shared by the backend's tests: the stub methods' catalog, small images, the command line in another process."""
+"""Fixtures of the backend's tests: the stub methods' catalog, the real images."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from backend_tools import DATA, HERE, ROOT, STUBS
 
 from medgen import catalog
-
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-DATA = ROOT.parent / "shared" / "data"
-STUBS = ["stubs.stylegan", "stubs.pix2pix", "stubs.metahistoseg", "stubs.label_transfer"]
-sys.path.insert(0, str(HERE))
 
 
 @pytest.fixture(scope="session")
@@ -43,26 +38,3 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip("the real images in ../shared/data are not here")
     return DATA
-
-
-def volume(
-    shape: tuple[int, int, int] = (12, 10, 8), seed: int = 0, spacing: tuple[float, ...] = (1.0, 1.5, 2.0)
-) -> sitk.Image:
-    """A small random volume, (x, y, z) voxels."""
-    array = np.random.default_rng(seed).normal(100, 20, shape[::-1]).astype(np.float32)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing)
-    image.SetOrigin((5.0, -7.0, 11.0))
-    return image
-
-
-def picture(size: tuple[int, int] = (24, 16), seed: int = 0) -> sitk.Image:
-    """A small RGB picture, (columns, rows)."""
-    array = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
-    return sitk.GetImageFromArray(array, isVector=True)
-
-
-def medgen(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "medgen", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd or ROOT, timeout=timeout, check=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import ROOT, medgen, volume
+from backend_tools import ROOT, medgen, volume
 
 from medgen import bundle, io
 from medgen.bundle import Model

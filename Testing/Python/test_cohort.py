@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from conftest import volume
+from backend_tools import volume
 
 from medgen import io
 from medgen.cohort import Row, read_collection, split_subjects

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import medgen, picture, volume
+from backend_tools import medgen, picture, volume
 
 from medgen import bundle, catalog, io
 from medgen.cli import main

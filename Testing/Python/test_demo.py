@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from conftest import medgen
+from backend_tools import medgen
 
 
 def test_the_demo_leaves_a_model_a_segmentation_measures_and_a_picture(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import picture, volume
+from backend_tools import picture, volume
 
 from medgen import io
 from medgen.case import Box, Image, Mask, Plane, Points, Segment, Sphere

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HERE, ROOT
+from backend_tools import HERE, ROOT
 
 from medgen import io
 from medgen.jobs import Job, command, environment

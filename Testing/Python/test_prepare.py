@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import volume
+from backend_tools import volume
 
 from medgen import io, prepare
 from medgen.case import Case, Image, Mask
@@ -121,6 +121,7 @@ def test_a_role_marked_same_grid_refuses_another_grid(tmp_path: Path) -> None:
         prepare.load_case(files, roles, lambda message: None)
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".nii", ".nii.gz", ".mha"])
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -128,13 +129,14 @@ def test_a_role_marked_same_grid_refuses_another_grid(tmp_path: Path) -> None:
         (lambda array: np.full_like(array, 7), "constant"),
     ],
 )
-def test_nan_and_constant_images_are_refused_by_name(tmp_path: Path, spoil: object, words: str) -> None:
+def test_nan_and_constant_images_are_refused_by_name(tmp_path: Path, spoil: object, words: str, ending: str) -> None:
     image = volume()
     bad = sitk.GetImageFromArray(spoil(sitk.GetArrayFromImage(image)))  # type: ignore[operator]
     bad.CopyInformation(image)
-    sitk.WriteImage(bad, str(tmp_path / "bad.nrrd"))
-    with pytest.raises(UserError, match=f"bad.nrrd .*{words}"):
-        prepare.load_case({"image": [str(tmp_path / "bad.nrrd")]}, ROLES, lambda message: None)
+    file = tmp_path / f"bad{ending}"
+    sitk.WriteImage(bad, str(file))
+    with pytest.raises(UserError, match=f"bad{ending} .*{words}"):
+        prepare.load_case({"image": [str(file)]}, ROLES, lambda message: None)
 
 
 def test_an_unknown_role_is_named_with_the_known_ones(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def make(seed: int, slices: int = 6, **options: Any) -> dict[str, Any]:
     labels = [array.astype(np.uint8) * abdomen_ct.LIVER for array in (part, whole)]
     masks = [segmentation(grid, array, SEGMENTS) for array in labels]
     middle = [(size - 1) / 2 for size in image.GetSize()[:2]]
+    flip = [-1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    centres = [image.TransformContinuousIndexToPhysicalPoint((*middle, float(level))) for level in drawn]
     planes = [
         {
             "type": "Plane",
@@ -44,11 +46,14 @@ def make(seed: int, slices: int = 6, **options: Any) -> dict[str, Any]:
             "coordinateUnits": "mm",
             "planeType": "pointNormal",
             "sizeMode": "auto",
-            "center": list(image.TransformContinuousIndexToPhysicalPoint((*middle, float(level)))),
+            "center": list(centre),
             "normal": direction[:, 2].tolist(),
             "orientation": direction.ravel().tolist(),
+            # Slicer takes a plane's directions from these two, not from "orientation".
+            "objectToBase": flip,
+            "baseToNode": [*np.column_stack([direction, centre]).ravel().tolist(), 0.0, 0.0, 0.0, 1.0],
             "controlPoints": [],
         }
-        for number, level in enumerate(drawn)
+        for number, centre in enumerate(centres)
     ]
     return {"image": image, "mask": masks[0], "planes": {"markups": planes}, "truth_mask": masks[1]}
