@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -139,6 +140,7 @@ def slicer_baseline(drawn: NDArray[np.bool_], folder: Path) -> NDArray[np.bool_]
         "f = slicer.vtkITKMorphologicalContourInterpolator(); f.SetInputData(image); f.Update()\n"
         "out = n.vtk_to_numpy(f.GetOutput().GetPointData().GetScalars()).reshape(a.shape, order='F')\n"
         "np.save(sys.argv[2], out > 0)\n"
+        "sys.stdout.flush(); import os; os._exit(0)\n"  # VTK sometimes crashes while it is being taken down
     )
     done = subprocess.run([sys.executable, "-c", program, str(source), str(target)], capture_output=True)
     source.unlink()
@@ -149,12 +151,15 @@ def slicer_baseline(drawn: NDArray[np.bool_], folder: Path) -> NDArray[np.bool_]
     return np.asarray(result)
 
 
-def medgen(*arguments: str) -> None:
-    """`python -m medgen …`; RuntimeError with its output when it fails."""
+def medgen(*arguments: str) -> tuple[float, float]:
+    """`python -m medgen …`: its wall and processor seconds; RuntimeError with its output when it fails."""
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "medgen", *arguments, "--progress", "json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-1000:]} {done.stderr[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def run_trial(name: str, trial: Trial, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -177,11 +182,10 @@ def run_trial(name: str, trial: Trial, arguments: argparse.Namespace) -> dict[st
     options = ["--tier", arguments.tier, "--overwrite", "--device", "cpu"]
     settings = [part for setting in arguments.set for part in ("--set", setting)]
     inputs = [part for role, file in zip(columns, given, strict=True) for part in ("-i", f"{role}={folder / file}")]
-    began = time.monotonic()
-    medgen("train", "multiplanar-unet", str(folder / "cohort.csv"), "-o", str(folder / "model"), *options, *settings)
-    trained = time.monotonic()
-    medgen("apply", str(folder / "model"), *inputs, "-o", str(folder / "mask.nii.gz"), *options)
-    applied = time.monotonic()
+    train = medgen(
+        "train", "multiplanar-unet", str(folder / "cohort.csv"), "-o", str(folder / "model"), *options, *settings
+    )
+    apply = medgen("apply", str(folder / "model"), *inputs, "-o", str(folder / "mask.nii.gz"), *options)
     found = io.read_mask(folder / "mask.nii.gz").data.numpy() > 0
     off = ~on
     ours_filled = interpolate_contours(torch.from_numpy(drawn.astype(np.int16)), grid_planes, truth.spacing)
@@ -201,8 +205,9 @@ def run_trial(name: str, trial: Trial, arguments: argparse.Namespace) -> dict[st
         "interpolation": max(interpolations.values()),
         "interpolations": interpolations,
         "ours": dice(found, whole, off),
-        "train_seconds": trained - began,
-        "apply_seconds": applied - trained,
+        "train_seconds": train[0],
+        "apply_seconds": apply[0],
+        "processor_seconds": train[1] + apply[1],
         "facts": record["facts"],
         "weight": record["settings"]["weight"],
     }
@@ -258,8 +263,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
     rows = []
-    head = "| case | slices | threshold + component | contour interpolation | multi-planar U-Net | train s | apply s |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    columns = "case, slices, threshold + component, contour interpolation, multi-planar U-Net, train s, apply s, cpu s"
+    lines = ["| " + " | ".join(columns.split(", ")) + " |", "|---" * 8 + "|"]
     print("\n".join(lines), flush=True)
     for name in arguments.cases.split(","):
         row = run_trial(name, TRIALS[name], arguments)
@@ -267,7 +272,7 @@ def main() -> None:
         lines.append(
             f"| {name} | {row['slices']}{' oblique' if row['oblique'] else ''} | {row['threshold']:.3f} | "
             f"{row['interpolation']:.3f} | {row['ours']:.3f} | "
-            f"{row['train_seconds']:.0f} | {row['apply_seconds']:.0f} |"
+            f"{row['train_seconds']:.0f} | {row['apply_seconds']:.0f} | {row['processor_seconds']:.0f} |"
         )
         print(lines[-1], flush=True)
         report = {
