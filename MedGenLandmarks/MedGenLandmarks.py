@@ -59,6 +59,10 @@ class MedGenLandmarksWidget(ScriptedLoadableModuleWidget):
         """The module is shown."""
         self.panel.enter()
 
+    def exit(self) -> None:
+        """Another module is shown."""
+        self.panel.exit()
+
     def cleanup(self) -> None:
         """The module is unloaded or reloaded."""
         self.panel.cleanup()

@@ -22,7 +22,7 @@ def method_card(entry: dict[str, Any]) -> str:
         f"<tr><td style='padding:1px 10px 1px 0'><b>{html.escape(label)}</b></td><td>{text}</td></tr>"
         for label, text in cells
     )
-    rows.append(f"<table cellspacing='0' cellpadding='0'>{table}</table>")
+    rows.append(f"<table cellspacing='0' cellpadding='0' style='margin-top:6px'>{table}</table>")
     rows.append(
         "<p style='margin-top:8px; margin-bottom:0'><span style='background-color:#7a4b00; color:#ffffff'>"
         f"&nbsp;{html.escape(badge)}&nbsp;</span></p>"

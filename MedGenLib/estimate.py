@@ -58,7 +58,11 @@ class Estimator:
         self._asked, self._question = "", None
         self.found, self.refused, self.done = None, "", False
 
-    pause = forget
+    def pause(self) -> None:
+        """Leave the computer to a run: an answer stays, a question that is still open will be asked again."""
+        if not self.done:
+            self.forget()
+
     drop = forget
 
     def _start(self) -> None:

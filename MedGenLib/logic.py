@@ -20,6 +20,7 @@ import slicer
 
 from medgen import catalog, models
 from medgen.errors import UserError
+from MedGenLib import install
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
 from MedGenLib.plan import Plan, as_list, export_inputs, reference_role, roles_of, single_pool, write_cohort
@@ -45,6 +46,13 @@ class MedGenLogic:
     def models(self, slug: str) -> list[dict[str, Any]]:
         """Records of the trained models of a method, newest first."""
         return [record for record in models.listed() if record["slug"] == slug]
+
+    def remove_model(self, name: str) -> None:
+        """Delete a trained model from the computer; RunError when there is none."""
+        try:
+            models.remove(name)
+        except UserError as error:
+            raise RunError(str(error)) from None
 
     # --- runs
 
@@ -125,6 +133,7 @@ class MedGenLogic:
     ) -> tuple[Plan, Path, bool]:
         """The plan, the folder of its files, and whether that folder outlives a run that did not end well."""
         entry, operation = self.operation(slug, operation_name)
+        _check_packages()
         makes_model = [role["kind"] for role in operation["outputs"]] == ["Model"]
         resumable = makes_model and not check
         model_name = _model_name(name, slug) if resumable else ""
@@ -196,6 +205,17 @@ def missing_inputs(operation: dict[str, Any], inputs: dict[str, Any]) -> list[st
     return [
         role["name"] for role in roles_of(operation) if not role["optional"] and not as_list(inputs.get(role["name"]))
     ]
+
+
+def _check_packages() -> None:
+    missing = install.missing()
+    if missing:
+        raise RunError(
+            _(
+                "These Python packages are missing: {names}; open a MedGen module and press Install, or install them "
+                "in Slicer's Python."
+            ).format(names=", ".join(missing))
+        )
 
 
 def _model_name(name: str | None, slug: str) -> str:

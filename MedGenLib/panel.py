@@ -43,6 +43,10 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self._built_for: tuple[str, str] | None = None
         self._missing_packages = install.missing()
         self._title = ""
+        self._early: list[dict[str, Any]] | None = None
+        self._entered = False
+        self._frozen = False
+        self._closed = False
         self.selectors: RoleSelectors | None = None
         self.slices: AnnotatedSlices | None = None
         self.empty = label(
@@ -55,8 +59,11 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.body.setVisible(bool(self.entries))
         self._build(qt.QVBoxLayout(self.body))
         layout.addStretch(1)
-        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
-            self.addObserver(slicer.mrmlScene, event, self._on_scene_replaced)
+        scene = slicer.mrmlScene
+        for event in (scene.StartCloseEvent, scene.StartImportEvent):
+            self.addObserver(scene, event, self._on_scene_about_to_change)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            self.addObserver(scene, event, self._on_scene_changed)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self._on_parameters)
         self._observe_parameters()
         self.refresh()
@@ -86,6 +93,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.apply = ApplySection(layout)
         self.apply.operation.connect("currentIndexChanged(int)", self._on_operation)
         self.apply.model.connect("currentIndexChanged(int)", self._on_model)
+        self.apply.delete.connect("clicked(bool)", self._on_delete)
         self.apply.cohort.connect("currentPathChanged(QString)", self._text_writer("apply cohort"))
         self.apply.output.connect("currentNodeChanged(vtkMRMLNode*)", self._on_output)
         self.apply.apply.connect("clicked(bool)", self._on_apply)
@@ -100,10 +108,25 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
 
     def _on_parameters(self, caller: Any = None, event: Any = None) -> None:
-        if not slicer.mrmlScene.IsBatchProcessing():
+        if not self._frozen and not slicer.mrmlScene.IsBatchProcessing():
             self.refresh()
 
-    def _on_scene_replaced(self, caller: Any = None, event: Any = None) -> None:
+    def _on_scene_about_to_change(self, caller: Any = None, event: Any = None) -> None:
+        self._freeze(True)
+
+    def _on_scene_changed(self, caller: Any = None, event: Any = None) -> None:
+        # Later, when the node selectors have also heard of it: what they lose meanwhile is not the person's choice.
+        qt.QTimer.singleShot(0, self._thaw)
+
+    def _freeze(self, frozen: bool) -> None:
+        self._frozen = frozen
+        if self.selectors is not None:
+            self.selectors.frozen = frozen
+
+    def _thaw(self) -> None:
+        if self._closed:
+            return
+        self._freeze(False)
         self._observe_parameters()
         self.estimator.forget()
         self.refresh()
@@ -180,7 +203,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         texts = [cards.model_name(record) for record in records] or [_("No model yet: train first")]
         chosen = texts.index(parameters.text("model")) if parameters.text("model") in texts else 0
         fill(self.apply.model, texts, chosen)
-        self.apply.model.enabled = bool(records)
+        self.apply.model.enabled = self.apply.delete.enabled = bool(records)
         self.apply.card.text = cards.model_card(records[chosen]) if records else ""
 
     def _show_what_is_possible(self) -> None:
@@ -248,8 +271,15 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if self.apply.model.enabled and index >= 0:
             self.parameters().set_text("model", str(self.apply.model.currentText))
 
+    def _on_delete(self, checked: bool = False) -> None:
+        name = str(self.apply.model.currentText)
+        if slicer.util.confirmYesNoDisplay(_("Delete the model “{name}” from this computer?").format(name=name)):
+            self.logic.remove_model(name)
+            self.refresh()
+
     def _on_output(self, node: Any) -> None:
-        self.parameters().set_nodes("output", [] if node is None else [node])
+        if not self._frozen:
+            self.parameters().set_nodes("output", [] if node is None else [node])
 
     def _on_source(self, index: int) -> None:
         self.parameters().set_text("source", "file" if index == 1 else "nodes")
@@ -270,7 +300,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def _estimate(self) -> None:
         """Ask for an estimate when what it depends on has changed."""
         training = self.training
-        if training is None or self.poller.busy:
+        if training is None or self.poller.busy or not self._entered:
             return
         if self._missing_packages:
             self.train.estimate.text = _("The time is estimated once MedGen's packages are installed.")
@@ -335,6 +365,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
 
     def _start(self, operation: dict[str, Any], given: dict[str, Any], **options: Any) -> None:
         self.estimator.pause()
+        self._early = []
         slicer.app.setOverrideCursor(qt.Qt.WaitCursor)  # nodes are written to files here
         try:
             run = self.logic.process(
@@ -372,13 +403,15 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def _follow(self, run: MedGenRun) -> None:
         self._title = str(run.plan.operation["title"])
         self.run.begin(self._title)
-        for line in run.log:
-            self.run.log.appendPlainText(line)
+        self._on_run_events(self._early or [])
+        self._early = None
         self.poller.follow(run)
         self.refresh()
 
     def _on_early_event(self, event: dict[str, Any]) -> None:
-        """What is said while nodes are written; later events come through the poller."""
+        """Keep what is said while nodes are written; later events come through the poller."""
+        if self._early is not None:
+            self._early.append(event)
 
     def _on_run_events(self, events: list[dict[str, Any]]) -> None:
         for event in events:
@@ -395,7 +428,6 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.run.bar.value = 0
         else:
             self._say_failed(run.message)
-        self.estimator.forget()
         self.refresh()
 
     def _take(self, run: MedGenRun) -> None:
@@ -433,6 +465,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
 
     def enter(self) -> None:
         """The module is shown: look again at packages, models and what was drawn meanwhile."""
+        self._entered = True
         if not self.entries:
             return
         self._missing_packages = install.missing()
@@ -442,8 +475,14 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.selectors.choose_only_candidates(self.parameters())
         self.refresh()
 
+    def exit(self) -> None:
+        """Another module is shown: a run goes on, an estimate that nobody sees does not."""
+        self._entered = False
+        self.estimator.pause()
+
     def cleanup(self) -> None:
         """The module is unloaded: nothing goes on running."""
+        self._closed = True
         self.poller.drop()
         self.estimator.drop()
         self.removeObservers()

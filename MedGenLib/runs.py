@@ -139,7 +139,12 @@ class MedGenRun:
         """Forget a run that was killed: nothing is loaded, and its files go as soon as the process has ended."""
         if self._job is not None and self.running:
             job, self.state = self._job, "cancelled"
-            threading.Thread(target=lambda: (job.wait(20), self._clean_up()), daemon=True).start()
+
+            def finish() -> None:
+                job.wait(20)
+                self._clean_up()
+
+            threading.Thread(target=finish, daemon=True, name="medgen-abandoned").start()
 
     # --- in this process
 

@@ -145,6 +145,14 @@ class ApplySection:
         rows = form(layout)
         self.operation, self._operation_label = qt.QComboBox(), qt.QLabel(_("Operation"))
         self.model, self._model_label = qt.QComboBox(), qt.QLabel(_("Model"))
+        self.delete = qt.QToolButton()
+        self.delete.text = _("Delete…")
+        self.delete.setToolTip(_("Delete this model from the computer"))
+        self.models = qt.QWidget()
+        chooser = qt.QHBoxLayout(self.models)
+        chooser.setContentsMargins(0, 0, 0, 0)
+        chooser.addWidget(self.model, 1)
+        chooser.addWidget(self.delete)
         self.card, self._card_label = text_label(rich=True), qt.QLabel("")
         self.card.setStyleSheet("color: #555555;")
         self.cohort, self._cohort_label = ctk.ctkPathLineEdit(), qt.QLabel(_("Table"))
@@ -157,7 +165,7 @@ class ApplySection:
         both.addWidget(self.output)
         both.addWidget(self.new_output)
         rows.addRow(self._operation_label, self.operation)
-        rows.addRow(self._model_label, self.model)
+        rows.addRow(self._model_label, self.models)
         rows.addRow(self._card_label, self.card)
         rows.addRow(self._cohort_label, self.cohort)
         rows.addRow(self._output_label, outputs)
@@ -168,7 +176,7 @@ class ApplySection:
         """Show what an operation asks for."""
         for widget in (self.operation, self._operation_label):
             widget.setVisible(not alone)
-        for widget in (self.model, self._model_label):
+        for widget in (self.models, self._model_label):
             widget.setVisible(operation["needs_model"])
         for widget in (self.card, self._card_label):
             widget.setVisible(operation["needs_model"] and has_model)

@@ -38,6 +38,7 @@ class RoleSelectors:
     def __init__(self, roles: list[dict[str, Any]], parameters: Callable[[], Parameters]) -> None:
         self._parameters = parameters
         self._quiet = False
+        self.frozen = False  # while the scene changes under the selectors
         self.roles = {role["name"]: role for role in roles if not shown_as_slices(role)}
         self.widget = qt.QWidget()
         layout = qt.QFormLayout(self.widget)
@@ -72,21 +73,21 @@ class RoleSelectors:
 
     def _text_writer(self, name: str) -> Callable[[str], None]:
         def write(text: str) -> None:
-            if not self._quiet:
+            if not self._quiet and not self.frozen:
                 self._parameters().set_text(f"role.{name}", str(text))
 
         return write
 
     def _checked_writer(self, name: str, combo: Any) -> Callable[[], None]:
         def write() -> None:
-            if not self._quiet:
+            if not self._quiet and not self.frozen:
                 self._parameters().set_nodes(name, list(combo.checkedNodes()))
 
         return write
 
     def _node_writer(self, name: str) -> Callable[[Any], None]:
         def write(node: Any) -> None:
-            if not self._quiet:
+            if not self._quiet and not self.frozen:
                 self._parameters().set_nodes(name, [] if node is None else [node])
 
         return write

@@ -60,6 +60,10 @@ class MedGenSegmentationWidget(ScriptedLoadableModuleWidget):
         """The module is shown."""
         self.panel.enter()
 
+    def exit(self) -> None:
+        """Another module is shown."""
+        self.panel.exit()
+
     def cleanup(self) -> None:
         """The module is unloaded or reloaded."""
         self.panel.cleanup()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
+from MedGenLib import install
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
@@ -72,7 +73,7 @@ def test_a_run_inside_this_python_gives_the_same(nodes: dict[str, Any]) -> None:
 def test_a_failed_run_is_one_sentence_and_leaves_the_scene_alone(nodes: dict[str, Any], home: Path) -> None:  # noqa: F811
     empty = add_drawing(nodes["image"], slices=(), name="Nothing")
     before = node_count()
-    with pytest.raises(MedGenLibError, match="Nothing") as caught:
+    with pytest.raises(MedGenLibError, match="empty") as caught:
         MedGenLogic().process(SLUG, "train", {"image": nodes["image"], "mask": empty}, wait=True)
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
     assert node_count() == before
@@ -96,6 +97,17 @@ def test_what_is_wrong_is_named(nodes: dict[str, Any], change: dict[str, Any], w
     with pytest.raises(MedGenLibError, match=words):
         MedGenLogic().process(SLUG, "train", **arguments)
     assert node_count() == before
+
+
+def test_missing_packages_are_named_before_anything_is_written(
+    nodes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,  # noqa: F811
+) -> None:
+    monkeypatch.setattr(install, "missing", lambda: ["torch>=2.8"])
+    with pytest.raises(RunError, match="torch>=2.8.*Install"):
+        MedGenLogic().process(SLUG, "train", nodes)
+    assert not home.exists()
 
 
 def test_an_unknown_method_or_model_is_named(nodes: dict[str, Any]) -> None:

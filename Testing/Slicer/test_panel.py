@@ -21,7 +21,7 @@ from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noq
 
 from MedGenLib import annotation, install
 from MedGenLib.load import provenance_of
-from MedGenLib.selftest import SLICES, add_drawing, add_volume, ball, dice, labels_of
+from MedGenLib.selftest import SLICES, add_drawing, add_planes, add_volume, ball, dice, labels_of
 
 MODULE = ROOT / "MedGenSegmentation" / "MedGenSegmentation.py"
 
@@ -87,15 +87,6 @@ def mark(panel: Any, volume: Any, slices: tuple[int, ...] = SLICES) -> None:
     for k in slices:
         red.SetSliceOffset(-36 + 3 * k)
         panel.slices.mark_button.click()
-
-
-def train(panel: Any, volume: Any) -> None:
-    """Mark, choose the quickest preset, train."""
-    mark(panel, volume)
-    panel.settings.tier.currentIndex = 0
-    until(lambda: panel.train.train.enabled)
-    panel.train.train.click()
-    until(lambda: not panel.poller.busy)
 
 
 def test_from_drawn_slices_to_a_segmented_volume_by_clicks(
@@ -245,8 +236,10 @@ def test_a_saved_scene_restores_the_panel(widget: Any, case: dict[str, Any], tmp
     bundle = tmp_path / "scene.mrb"
     assert slicer.util.saveScene(str(bundle), {})
     slicer.mrmlScene.Clear(0)
+    until(lambda: not panel._frozen)
     assert panel.parameters().nodes("image") == [] and panel.slices.planes() == []
     slicer.util.loadScene(str(bundle), {})
+    until(lambda: not panel._frozen)
     assert panel.parameters().nodes("image") == [slicer.util.getNode("CT")]
     assert panel.selectors.selectors["mask"].currentNode() is slicer.util.getNode("Drawn")
     assert len(panel.slices.row_buttons) == 2
@@ -287,7 +280,8 @@ def test_a_result_can_join_a_segmentation_without_overwriting(
     widget: Any, case: dict[str, Any], said: list[str]
 ) -> None:
     panel = widget.panel
-    train(panel, case["image"])
+    widget.logic.process(SLUG, "train", {**case, "planes": add_planes(case["image"])}, in_process=True)
+    panel.refresh()
     before = labels_of(case["mask"], case["image"]).copy()
     panel.apply.output.setCurrentNode(case["mask"])
     panel.apply.apply.click()
@@ -320,6 +314,19 @@ def test_packages_are_asked_for_once_and_a_no_starts_nothing(
     panel.train.train.click()
     assert len(questions) == 1 and "pydantic>=2.5" in questions[0]
     assert not panel.poller.busy
+
+
+def test_a_model_can_be_deleted_after_a_question(
+    widget: Any, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = widget.panel
+    widget.logic.process(SLUG, "train", case, name="unwanted", in_process=True)
+    panel.refresh()
+    assert panel.apply.model.currentText == "unwanted"
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text, **options: "unwanted" in text)
+    panel.apply.delete.click()
+    assert widget.logic.models(SLUG) == []
+    assert not panel.apply.model.enabled and not panel.apply.delete.enabled
 
 
 def test_the_log_can_be_copied(widget: Any) -> None:

@@ -43,8 +43,8 @@ _EXPORTED = {
         "QWidget",
     ],
 }
-# Virtual functions that C++ calls by name: as Python properties they would no longer be callable.
-_VIRTUAL = {"sizeHint", "minimumSizeHint"}
+# Virtual functions that C++ calls by name, and a static function: as Python properties they would not be callable.
+_METHODS = {"sizeHint", "minimumSizeHint", "singleShot"}
 
 
 def _property(name: str) -> property:
@@ -67,7 +67,7 @@ def _show_properties(cls: Any) -> None:
     meta = cls.staticMetaObject
     for index in range(meta.propertyOffset(), meta.propertyCount()):
         name = meta.property(index).name()
-        if name not in _VIRTUAL:
+        if name not in _METHODS:
             setattr(cls, name, _property(name))
 
 

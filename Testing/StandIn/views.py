@@ -54,6 +54,10 @@ class View:
         node.SetMappedInLayout(1)
         self.group.SetMRMLDisplayableNode(node)
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Another size for a picture."""
+        self.window.SetSize(columns, rows)
+
     def picture(self) -> np.ndarray:
         """(rows, columns, 3) uint8, first row on top."""
         self.window.Render()
@@ -98,6 +102,14 @@ class SliceView(View):
         self._mapper.SetInputConnection(connection)
         self._actor.SetVisibility(connection is not None)
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Fit the volume into the new size, at the same offset."""
+        super().resize(columns, rows)
+        offset = self.node.GetSliceOffset()
+        self.logic.ResizeSliceNode(columns, rows)
+        self.logic.FitSliceToBackground()
+        self.node.SetSliceOffset(offset)
+
     def sliceLogic(self) -> Any:
         return self.logic
 
@@ -116,12 +128,26 @@ class ThreeDView(View):
         return self
 
     def resetFocalPoint(self) -> None:
-        """As Slicer's button: look at everything, from the front."""
+        """Look at the visible segmentations, or everything, from the front; without the box, which is elsewhere."""
+        self.node.SetBoxVisible(0)
+        self.node.SetAxisLabelsVisible(0)
+        box = vtk.vtkBoundingBox()
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+            if node.GetDisplayVisibility():
+                bounds = [0.0] * 6
+                node.GetRASBounds(bounds)
+                box.AddBounds(bounds)
         camera = self.renderer.GetActiveCamera()
         camera.SetPosition(0, 500, 100)
         camera.SetFocalPoint(0, 0, 0)
         camera.SetViewUp(0, 0, 1)
-        self.renderer.ResetCamera()
+        bounds = [0.0] * 6
+        if box.IsValid():
+            box.GetBounds(bounds)
+            self.renderer.ResetCamera(bounds)
+        else:
+            self.renderer.ResetCamera()
+        camera.Zoom(1.3)
         self.renderer.ResetCameraClippingRange()
 
 
@@ -170,13 +196,17 @@ class LayoutManager:
 
     def picture(self, panel: Any, path: Path) -> None:
         """Panel on the left, views on the right, as the desktop shows them."""
+        panel.resize(panel.width, panel.sizeHint().height())
+        qt.QApplication.processEvents()
+        left = panel.grab()
+        rows = left.height() // 2
+        for view in (*self._slices.values(), self._view):
+            view.resize(int(rows * 0.95), rows)
+        self._view.resetFocalPoint()
         shown = [self._slices["Red"].picture(), self._view.picture()]
         below = [self._slices["Green"].picture(), self._slices["Yellow"].picture()]
         views = np.ascontiguousarray(np.vstack([np.hstack(shown), np.hstack(below)]))
         right = qt.QImage(views.data, views.shape[1], views.shape[0], 3 * views.shape[1], qt.QImage.Format_RGB888)
-        panel.resize(panel.width, panel.sizeHint().height())
-        qt.QApplication.processEvents()
-        left = panel.grab()
         size = (left.width() + right.width(), max(left.height(), right.height()))
         whole = qt.QImage(*size, qt.QImage.Format_RGB888)
         whole.fill(qt.QColor(255, 255, 255))
