@@ -127,19 +127,21 @@ def export_inputs(
             raise RunError(_("Nothing is chosen for “{role}”; choose one.").format(role=role["name"]))
         if len(values) > 1 and not role["many"]:
             raise RunError(_("“{role}” takes one, but several were given; give one.").format(role=role["name"]))
-        paths = [_as_path(value, role, folder, reference, log) for value in values]
+        # A cohort may hold cases without the structure; from the one case of a scene, an empty mask teaches nothing.
+        empty = bool(role.get("may_be_empty")) and operation["scope"] != "collection"
+        paths = [_as_path(value, role, folder, reference, empty, log) for value in values]
         if paths:
             files[role["name"]] = paths
     return files
 
 
-def _as_path(value: Any, role: dict[str, Any], folder: Path, reference: Any, log: Any) -> str:
+def _as_path(value: Any, role: dict[str, Any], folder: Path, reference: Any, may_be_empty: bool, log: Any) -> str:
     if role["kind"] == "Class":
         return str(value)
     if isinstance(value, (str, Path)):
         return str(Path(value).resolve())
-    empty = bool(role.get("may_be_empty"))
-    return str(export_node(value, folder, role["name"], role["kind"], reference=reference, may_be_empty=empty, log=log))
+    options: dict[str, Any] = {"reference": reference, "may_be_empty": may_be_empty, "log": log}
+    return str(export_node(value, folder, role["name"], role["kind"], **options))
 
 
 def write_cohort(files: dict[str, list[str]], folder: Path) -> Path:
