@@ -401,3 +401,12 @@ def test_unknown_settings_are_refused() -> None:
     with pytest.raises(UserError, match="windows"):
         TRAIN.configure("smoke", {"windows": 3})
     assert issubclass(TrainConfig, Config) and issubclass(ApplyConfig, Config)
+
+
+def test_check_refuses_an_empty_drawing_before_anything_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from medgen.cli import main
+
+    image, mask = blob()
+    table = write_case(tmp_path / "case", image, mask * 0)
+    assert main(["check", "multiplanar-unet", str(table), "--tier", "smoke", "--progress", "none"]) == 2
+    assert "Nothing is drawn" in capfd.readouterr().err

@@ -493,9 +493,7 @@ class MultiplanarUNet(Method):
         rows = [row for row in collection.rows() if row.split != "test" and row.labelled]
         cases = [prepare.load_row(row, (_IMAGE, _LEARNT, _PLANES), run.log) for row in rows]
         masks = [case.get("mask", Mask) for case in cases]
-        structures = sorted({int(value) for mask in masks for value in torch.unique(mask.data) if value > 0})
-        if not structures:
-            raise UserError("Nothing is drawn in any mask of the cohort; draw the structure on a few slices first.")
+        structures = _structures(masks)
         volumes = [self._volume(case, config, run, number) for number, case in enumerate(cases)]
         helpers = choose_helpers(volumes, config)
         held_out = choose_held_out(volumes, [row.split == "validation" for row in rows], config)
@@ -599,6 +597,7 @@ class MultiplanarUNet(Method):
         if isinstance(config, ApplyConfig):
             return Estimate(5 + 3e-6 * voxels * config.orientations, 2**29 + 100 * voxels, 2 * voxels)
         assert isinstance(config, TrainConfig)
+        _structures([case.get("mask", Mask) for case in cases if "mask" in case])
         dims = 2 if config.network == "multi-planar" else 3
         pixels = config.batch_size * (config.window**2 if dims == 2 else config.patch**3)
         network = build_network(config, 7, 1).to(run.device)
@@ -621,6 +620,14 @@ class MultiplanarUNet(Method):
             axes = rotation @ np.stack((plane.frame.u, plane.frame.v, plane.frame.normal), axis=1)
             found.append(Plane(origin, axes, f"annotated slice {len(found) + 1}"))
         return {"planes": found} if found else {}
+
+
+def _structures(masks: list[Mask]) -> list[int]:
+    """The label values that are drawn anywhere; UserError when there are none."""
+    found = sorted({int(value) for mask in masks for value in torch.unique(mask.data) if value > 0})
+    if not found:
+        raise UserError("Nothing is drawn in any mask of the cohort; draw the structure on a few slices first.")
+    return found
 
 
 def _segments(masks: list[Mask], structures: list[int]) -> list[Segment]:
