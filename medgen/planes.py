@@ -188,6 +188,11 @@ class SamplingSettings(Protocol):
     def noise(self) -> float: ...
 
 
+def samples_a_batch(settings: SamplingSettings) -> int:
+    """Planes of an update; of 3D patches a quarter as many (paper: 1 against 4, as many pixels in sight)."""
+    return settings.batch_size if settings.network == "multi-planar" else max(1, settings.batch_size // 4)
+
+
 class PlaneSampler:
     """Draws training planes (or 3D patches) with their labels and weights from annotated volumes.
 
@@ -297,7 +302,7 @@ class PlaneSampler:
 
     def batch(self, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (N, channels, ...), classes (N, ...) int64 with `UNANNOTATED`, and weights (N, ...) of the pixels."""
-        samples = [self._sample(generator) for _ in range(self.settings.batch_size)]
+        samples = [self._sample(generator) for _ in range(samples_a_batch(self.settings))]
         inputs, classes, weights = zip(*samples, strict=True)
         return torch.stack(inputs), torch.stack(classes), torch.stack(weights)
 

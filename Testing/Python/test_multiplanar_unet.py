@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from medgen import bundle, catalog, execute
+from medgen.case import Case, Mask, Plane
 from medgen.contours import UNANNOTATED, AnnotatedPlane, random_planes
 from medgen.errors import Cancelled, UserError
 from medgen.geometry import AxisOrder, WorkingGrid
@@ -32,6 +33,7 @@ from medgen.segmentation.multiplanar_unet import (
     ApplyConfig,
     MultiplanarUNet,
     TrainConfig,
+    annotated_planes,
     build_network,
     hidden_groups,
     hold_out,
@@ -410,3 +412,44 @@ def test_check_refuses_an_empty_drawing_before_anything_runs(tmp_path: Path, cap
     table = write_case(tmp_path / "case", image, mask * 0)
     assert main(["check", "multiplanar-unet", str(table), "--tier", "smoke", "--progress", "none"]) == 2
     assert "Nothing is drawn" in capfd.readouterr().err
+
+
+def test_measures_are_the_papers_and_leave_annotated_voxels_out() -> None:
+    truth, found = torch.zeros(4, 4, 4, dtype=torch.int16), torch.zeros(4, 4, 4, dtype=torch.int16)
+    truth[:2, 0, 0], found[1:3, 0, 0] = 1, 1
+    annotated = torch.zeros(4, 4, 4, dtype=torch.bool)
+    annotated[:, :, 3] = True
+    found[:, :, 3] = 1
+    result = METHOD.measure(
+        Case({"mask": Mask(found, np.eye(4))}), Case({"mask": Mask(truth, np.eye(4), annotated=annotated)})
+    )
+    assert result == pytest.approx({"dice": 0.5, "sensitivity": 0.5, "specificity": 45 / 46})
+
+
+def test_annotated_planes_come_from_markups_before_drawings() -> None:
+    """A slice marked as annotated counts although nothing is drawn on it: its empty pixels are background."""
+    _, mask = blob()
+    affine = np.diag([-0.5, 2.0, 1.0, 1.0])
+    labels = Mask(torch.from_numpy(drawn_slices(mask).astype(np.int16)), affine)
+    axes = np.eye(3)
+    case = Case({"mask": labels, "planes": [Plane(np.array([0, 0, z]), axes) for z in (11.0, 2.0)]})
+    planes = annotated_planes(case, labels, "auto", lambda message: None)
+    assert [plane.origin[2] for plane in planes] == [11.0, 2.0]
+    volume = PlaneVolume.prepare(torch.zeros(1, 32, 32, 32), labels.spacing, labels.data, planes, 10**6)
+    assert volume.labels is not None
+    known = (volume.labels != UNANNOTATED).any(dim=0).any(dim=0)
+    assert int((volume.labels > 0).sum()) > 0 and known.sum() <= 8
+    said: list[str] = []
+    found = annotated_planes(Case({"mask": labels}), labels, "auto", said.append)
+    assert len(found) == 5 and "5 axial" in said[0]
+    assert annotated_planes(Case({"mask": labels}), labels, "whole", said.append) == []
+
+
+def test_the_estimate_holds_a_time_and_suggests_the_slices_found(tmp_path: Path) -> None:
+    image, mask = blob()
+    cohort = write_case(tmp_path / "case", image, drawn_slices(mask))
+    run = Run(tmp_path / "run", device="cpu", precision="32")
+    estimate = execute.estimate(METHOD, TRAIN, train_config(), run, collection=cohort)
+    assert 1 < estimate.seconds < 600 and estimate.memory_bytes > 2**28
+    origins = sorted(float(plane.origin[2]) for plane in estimate.suggested["planes"])
+    assert origins == pytest.approx([6, 11, 15, 20, 24])

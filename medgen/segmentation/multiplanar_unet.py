@@ -73,6 +73,7 @@ from medgen.planes import (
     logits_of,
     orientation_matrices,
     output_channels,
+    samples_a_batch,
 )
 from medgen.training import EMA, Best, Randomness, Training
 
@@ -599,7 +600,7 @@ class MultiplanarUNet(Method):
         assert isinstance(config, TrainConfig)
         _structures([case.get("mask", Mask) for case in cases if "mask" in case])
         dims = 2 if config.network == "multi-planar" else 3
-        pixels = config.batch_size * (config.window**2 if dims == 2 else config.patch**3)
+        pixels = samples_a_batch(config) * (config.window**2 if dims == 2 else config.patch**3)
         network = build_network(config, 7, 1).to(run.device)
         update = pixels * _seconds_a_pixel(network, dims, run)
         grid = min(2 * voxels, config.max_voxels)
