@@ -64,7 +64,8 @@ class Choices:
     def roles(self) -> list[dict[str, Any]]:
         """The roles to be filled with nodes, each name once."""
         found: dict[str, dict[str, Any]] = {}
-        for operation in (self.training if self.trains_from_nodes() else None, self.operation):
+        of_nodes = self.operation if self.operation and self.operation["scope"] != "collection" else None
+        for operation in (self.training if self.trains_from_nodes() else None, of_nodes):
             for role in roles_of(operation) if operation else []:
                 known = found.setdefault(role["name"], role)
                 if known["optional"] and not role["optional"]:

@@ -81,7 +81,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         row.addWidget(self.packages_text, 1)
         row.addWidget(self.install_button)
         layout.addWidget(self.packages)
-        _button, self._inputs = section(_("Inputs"), layout)
+        self.inputs_button, self._inputs = section(_("Inputs"), layout)
         self.settings = SettingsPanel(layout, self._on_tier, self._on_device, self._on_setting)
         self.train = TrainSection(layout)
         self.train.source.connect("currentIndexChanged(int)", self._on_source)
@@ -162,6 +162,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
                 self._inputs.removeWidget(old.widget)
                 old.widget.hide()
                 old.widget.deleteLater()
+        self.inputs_button.setVisible(bool(self.roles()))
         self.selectors = RoleSelectors(self.roles(), self.parameters)
         self._inputs.addWidget(self.selectors.widget)
         marked = next((role for role in self.roles() if shown_as_slices(role)), None)
@@ -178,7 +179,6 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             return
         only_file = single_pool(self.training) is None
         from_nodes = self.trains_from_nodes()
-        self.train.source.currentIndex = 0 if from_nodes else 1
         self.train.show_source(from_nodes, only_file)
         _show_text(self.train.cohort, "currentPath", parameters.text("cohort"))
         _show_text(self.train.name, "text", parameters.text("name"))
@@ -222,7 +222,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if self.training is None:
             return _("This method is not trained.")
         if not self.trains_from_nodes():
-            return "" if self.parameters().text("cohort") else _("Choose a table of cases.")
+            return self.estimator.refused if self.parameters().text("cohort") else _("Choose a table of cases.")
         missing = missing_inputs(self.training, self.inputs(self.training))
         if missing:
             return _("Choose: {roles}.").format(roles=", ".join(missing))
@@ -303,21 +303,25 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if training is None or self.poller.busy or not self._entered:
             return
         if self._missing_packages:
-            self.train.estimate.text = _("The time is estimated once MedGen's packages are installed.")
+            self._say_time(_("The time is estimated once MedGen's packages are installed."))
             return
         cohort = None if self.trains_from_nodes() else self.parameters().text("cohort")
         given = self.inputs(training) if cohort is None else {}
         if cohort == "" or (cohort is None and missing_inputs(training, given)):
             self.estimator.forget()
-            self.train.estimate.text = ""
+            self._say_time("")
         elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training)):
             if self.slices is not None:
                 self.slices.suggest(None)
-            self.train.estimate.text = _("Estimating the time…")
+            self._say_time(_("Estimating the time…"))
+
+    def _say_time(self, text: str) -> None:
+        self.train.estimate.text = text
+        self.train.estimate.setVisible(bool(text))
 
     def _on_estimate(self) -> None:
         found = self.estimator.found
-        self.train.estimate.text = self.estimator.text()
+        self._say_time(self.estimator.text())
         if self.slices is not None:
             suggested = (found or {}).get("suggested", {}).get(self.slices.role["name"])
             marked = self.slices.planes()

@@ -13,6 +13,7 @@ from MedGenLib.i18n import _
 from MedGenLib.selectors import node_selector
 
 MARGINS = (8, 6, 8, 8)
+NARROW = 300  # pixels: no narrower does Slicer make its module panel
 Clicked = Callable[..., None]
 
 
@@ -92,6 +93,9 @@ class MethodSection:
         self.combo.currentIndex = self.slugs.index(entry["slug"])
         self.combo.blockSignals(was_blocked)
         self.card.text = cards.method_card(entry)
+        # Nested layouts do not always ask a wrapped label how high it is at its width: say it.
+        width = self.card.width if self.card.width > NARROW else NARROW
+        self.card.minimumHeight = self.card.heightForWidth(width)
 
 
 class TrainSection:
@@ -116,6 +120,7 @@ class TrainSection:
         rows.addRow(qt.QLabel(_("Name of the model")), self.name)
         self.estimate = text_label()
         layout.addWidget(self.estimate)
+        self.estimate.setVisible(False)
         self.train = qt.QPushButton(_("Train"))
         layout.addWidget(self.train)
         self.interrupted = qt.QWidget()
@@ -130,7 +135,10 @@ class TrainSection:
         layout.addWidget(self.interrupted)
 
     def show_source(self, from_nodes: bool, only_file: bool) -> None:
-        """Show the path of a table only where it is asked for."""
+        """Show where the cases come from, and the path of a table only where it is asked for."""
+        was_blocked = self.source.blockSignals(True)
+        self.source.currentIndex = 0 if from_nodes else 1
+        self.source.blockSignals(was_blocked)
         self.source.setVisible(not only_file)
         self._source_label.setVisible(not only_file)
         self.cohort.setVisible(not from_nodes)

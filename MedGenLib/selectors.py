@@ -17,7 +17,7 @@ from MedGenLib.parameters import Parameters
 def role_label(role: dict[str, Any]) -> str:
     """A role's name as a person reads it, marked when it may be left out."""
     words = str(role["name"]).replace("_", " ")
-    label = words[:1].upper() + words[1:]
+    label = words.upper() if len(words) <= 2 else words[:1].upper() + words[1:]  # CT, MR, US
     return _("{label} (optional)").format(label=label) if role["optional"] else label
 
 

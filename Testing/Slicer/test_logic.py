@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import slicer
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
 from MedGenLib import install
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
+from MedGenLib.plan import export_inputs, write_cohort
+from MedGenLib.runs import python_executable
 from MedGenLib.selftest import add_drawing, add_planes, add_volume, ball, check_train_and_apply, dice, labels_of
 
 
@@ -42,7 +46,7 @@ def test_train_then_apply_gives_a_segmentation_of_the_whole_volume(nodes: dict[s
 
 
 def test_the_self_test_of_the_modules_passes(scene: Any, home: Path) -> None:  # noqa: F811
-    check_train_and_apply(MedGenLogic(), SLUG, "smoke", at_least=0.95)
+    check_train_and_apply(MedGenLogic(), SLUG, "smoke", at_least=0.95, in_process=True)
 
 
 def test_a_result_has_a_display_of_its_own(nodes: dict[str, Any]) -> None:
@@ -160,3 +164,25 @@ def test_logic_loads_without_qt_and_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_runs_use_pythonslicer_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slicer, "app", types.SimpleNamespace(slicerHome=str(tmp_path)), raising=False)
+    assert python_executable() == sys.executable
+    launcher = tmp_path / "bin" / "PythonSlicer"
+    launcher.parent.mkdir()
+    launcher.touch(0o755)
+    assert python_executable() == str(launcher)
+    found = tmp_path / "PythonSlicer"
+    found.touch(0o755)
+    assert python_executable() == str(found)
+
+
+def test_a_table_of_cases_trains_without_nodes(nodes: dict[str, Any], tmp_path: Path) -> None:
+    log: list[str] = []
+    files = export_inputs(MedGenLogic().operation(SLUG, "train")[1], nodes, tmp_path / "files", log.append)
+    cohort = write_cohort(files, tmp_path)
+    run = MedGenLogic().process(SLUG, "train", cohort=cohort, tier="smoke", in_process=True)
+    assert (run["model"] / "medgen.json").is_file()
+    assert cohort.is_file() and Path(files["mask"][0]).is_file()  # what a person brought stays

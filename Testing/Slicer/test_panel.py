@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ import slicer_standin
 import views
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
+from medgen import catalog
 from MedGenLib import annotation, install
 from MedGenLib.load import provenance_of
 from MedGenLib.selftest import SLICES, add_drawing, add_planes, add_volume, ball, dice, labels_of
@@ -356,3 +357,48 @@ def test_the_modules_own_self_test_passes(widget: Any, home: Path) -> None:  # n
     test.setUp()
     test.test_panel_shows_its_methods()
     test.test_marking_slices()
+
+
+@pytest.mark.parametrize("name", ["MedGenSynthesis", "MedGenSegmentation", "MedGenLandmarks"])
+def test_every_operation_that_can_be_declared_has_its_widgets(
+    name: str,
+    layout: views.LayoutManager,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    home: Path,  # noqa: F811
+    pictures: Path,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "Testing" / "Python"))
+    wide = tmp_path / "wide.json"
+    wide.write_text(
+        catalog.build([f"stubs.{stub}" for stub in ("stylegan", "pix2pix", "metahistoseg", "label_transfer")])
+    )
+    monkeypatch.setenv("MEDGEN_CATALOG", str(wide))
+    outer = slicer_standin.load_module(ROOT / name / f"{name}.py").widgetRepresentation()
+    outer.resize(470, 900)
+    outer.show()
+    panel = outer.self().panel
+    for slug, entry in panel.entries.items():
+        panel.method.combo.currentIndex = panel.method.slugs.index(slug)
+        assert entry["sentence"] in panel.method.card.text
+        assert panel.parameters().text("source") == ""
+        assert panel.train.button.visible == any(one["name"] == "train" for one in entry["operations"])
+        for index, operation in enumerate(panel.others):
+            panel.apply.operation.currentIndex = index
+            assert panel.apply.apply.text == operation["title"]
+            wanted = {role["name"] for role in operation["inputs"] if role["kind"] != "Model"}
+            assert panel.apply.cohort.visible == (operation["scope"] == "collection")
+            shown = set(panel.selectors.selectors) | ({panel.slices.role["name"]} if panel.slices else set())
+            assert wanted <= shown
+            assert set(panel.settings.forms.get(operation["name"], SettingsOfNone).fields) == {
+                setting["name"] for setting in operation["settings"]
+            }
+            views.save(outer, pictures / f"wide_{slug}_{operation['name']}.png")
+    outer.self().cleanup()
+    outer.close()
+
+
+class SettingsOfNone:
+    """The form of an operation without settings."""
+
+    fields: ClassVar[dict[str, Any]] = {}

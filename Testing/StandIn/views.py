@@ -196,9 +196,7 @@ class LayoutManager:
 
     def picture(self, panel: Any, path: Path) -> None:
         """Panel on the left, views on the right, as the desktop shows them."""
-        panel.resize(panel.width, panel.sizeHint().height())
-        qt.QApplication.processEvents()
-        left = panel.grab()
+        left = _whole(panel)
         rows = left.height() // 2
         for view in (*self._slices.values(), self._view):
             view.resize(int(rows * 0.95), rows)
@@ -219,8 +217,16 @@ class LayoutManager:
             raise OSError(f"{path} could not be written")
 
 
+def _whole(panel: Any) -> Any:
+    """A panel as high as it wants to be."""
+    qt.QApplication.processEvents()
+    panel.resize(panel.width, max(panel.sizeHint().height(), panel.heightForWidth(panel.width)))
+    qt.QApplication.processEvents()
+    return panel.grab()
+
+
 def save(panel: Any, path: Path) -> None:
     """A picture of a panel alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not panel.grab().save(str(path)):
+    if not _whole(panel).save(str(path)):
         raise OSError(f"{path} could not be written")
