@@ -64,7 +64,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.addObserver(scene, event, self._on_scene_about_to_change)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
             self.addObserver(scene, event, self._on_scene_changed)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self._on_parameters)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._on_parameters)
         self._observe_parameters()
         self.refresh()
 
@@ -273,9 +273,13 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
 
     def _on_delete(self, checked: bool = False) -> None:
         name = str(self.apply.model.currentText)
-        if slicer.util.confirmYesNoDisplay(_("Delete the model “{name}” from this computer?").format(name=name)):
+        if not slicer.util.confirmYesNoDisplay(_("Delete the model “{name}” from this computer?").format(name=name)):
+            return
+        try:
             self.logic.remove_model(name)
-            self.refresh()
+        except MedGenLibError as error:
+            self._say_failed(str(error))
+        self.refresh()
 
     def _on_output(self, node: Any) -> None:
         if not self._frozen:
