@@ -11,13 +11,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medgen import bundle, catalog, execute
+from medgen import bundle, catalog, execute, markups
 from medgen.case import Case, Mask, Plane
 from medgen.contours import UNANNOTATED, AnnotatedPlane, random_planes
 from medgen.errors import Cancelled, UserError
 from medgen.geometry import AxisOrder, WorkingGrid
 from medgen.jobs import Run
-from medgen.method import Config
+from medgen.method import Config, Kind
 from medgen.nn.unet import UNet, parameter_count
 from medgen.planes import (
     Helpers,
@@ -35,6 +35,7 @@ from medgen.segmentation.multiplanar_unet import (
     TrainConfig,
     annotated_planes,
     build_network,
+    choose_held_out,
     hidden_groups,
     hold_out,
     masked_cross_entropy,
@@ -453,3 +454,25 @@ def test_the_estimate_holds_a_time_and_suggests_the_slices_found(tmp_path: Path)
     assert 1 < estimate.seconds < 600 and estimate.memory_bytes > 2**28
     origins = sorted(float(plane.origin[2]) for plane in estimate.suggested["planes"])
     assert origins == pytest.approx([6, 11, 15, 20, 24])
+
+
+def test_a_drawing_off_its_annotated_planes_is_the_users_to_mend(tmp_path: Path) -> None:
+    image, mask = blob()
+    cohort = write_case(tmp_path / "case", image, drawn_slices(mask, (11, 15, 20)))
+    for height, message in ((2.0, "none of the annotated"), (90.0, "does not cut")):
+        planes = [Plane(np.array([0.0, 0.0, height]), np.eye(3), "marked")]
+        markups.write(planes, Kind.PLANE, tmp_path / "case" / "planes.mrk.json")
+        cohort.write_text("image,mask,planes\nimage.nrrd,mask.nrrd,planes.mrk.json\n")
+        with pytest.raises(UserError, match=message):
+            train(cohort, tmp_path / "model")
+
+
+def test_validation_cases_are_held_out_whole_and_subjects_stay_together() -> None:
+    whole = PlaneVolume.prepare(torch.zeros(1, 8, 8, 8), np.ones(3), torch.ones(8, 8, 8, dtype=torch.int16), [], 10**6)
+    config = train_config()
+    assert choose_held_out([whole] * 3, [False, True, False], ["a", "b", "c"], config) == {(1, -1)}
+    assert choose_held_out([whole] * 4, [False] * 4, ["a", "b", "b", "c"], config) == {(1, -1), (2, -1)}
+    sampler = PlaneSampler([whole, whole], [1], Helpers(), config, {(1, -1)}, [None, None], seed=0)
+    assert all(sampler._choose(np.random.default_rng(n))[0] == 0 for n in range(20))
+    with pytest.raises(UserError, match="validation"):
+        choose_held_out([whole], [True], ["a"], config)

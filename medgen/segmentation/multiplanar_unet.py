@@ -413,11 +413,25 @@ def choose_helpers(volumes: list[PlaneVolume], config: TrainConfig) -> Helpers:
     return Helpers(position, interpolation, focus_range(volumes[0]) if alone and position else None)
 
 
-def choose_held_out(volumes: list[PlaneVolume], validation: list[bool], config: TrainConfig) -> set[tuple[int, int]]:
-    """(volume, plane) pairs held out: all planes of validation volumes, else a share of every volume's planes."""
-    if any(validation):
-        return {(n, plane) for n, v in enumerate(volumes) if validation[n] for plane in range(len(v.planes))}
-    return {(n, plane) for n, v in enumerate(volumes) for plane in hold_out(len(v.planes), config.validation_share)}
+def choose_held_out(
+    volumes: list[PlaneVolume], validation: list[bool], subjects: list[str], config: TrainConfig
+) -> set[tuple[int, int]]:
+    """(volume, plane) pairs held out; a volume annotated as a whole has one plane, -1.
+
+    All planes of validation volumes where there are any; else a share of every volume's planes; else, when masks are
+    whole, a share of the subjects.
+    """
+    everything = [range(len(volume.planes)) if volume.planes else (-1,) for volume in volumes]
+    if not any(validation):
+        names = sorted(set(subjects))
+        chosen = {names[number] for number in hold_out(len(names), config.validation_share)}
+        pairs = {(n, p) for n, v in enumerate(volumes) for p in hold_out(len(v.planes), config.validation_share)}
+        if pairs or len(names) == 1:
+            return pairs
+        validation = [subject in chosen for subject in subjects]
+    if all(validation):
+        raise UserError("Every case of the cohort is for validation; give some the split “train”.")
+    return {(number, plane) for number, planes in enumerate(everything) if validation[number] for plane in planes}
 
 
 # --- the method
@@ -497,7 +511,8 @@ class MultiplanarUNet(Method):
         structures = _structures(masks)
         volumes = [self._volume(case, config, run, number) for number, case in enumerate(cases)]
         helpers = choose_helpers(volumes, config)
-        held_out = choose_held_out(volumes, [row.split == "validation" for row in rows], config)
+        validation, subjects = [row.split == "validation" for row in rows], [row.subject for row in rows]
+        held_out = choose_held_out(volumes, validation, subjects, config)
         fit = Fit(volumes, held_out, structures, helpers, config, run)
         fit.fit()
         settings = {
@@ -522,7 +537,9 @@ class MultiplanarUNet(Method):
         if config.annotation_planes and not planes:
             generator = np.random.default_rng([run.seed, number])
             planes = random_planes(mask.shape, mask.spacing, config.annotation_planes, generator)
-        return PlaneVolume.prepare(image.data.float(), image.spacing, mask.data, planes, config.max_voxels)
+        volume = PlaneVolume.prepare(image.data.float(), image.spacing, mask.data, planes, config.max_voxels)
+        _check_annotation(volume, mask, run.log)
+        return volume
 
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """A volume -> its mask on the volume's grid."""
@@ -629,6 +646,23 @@ def _structures(masks: list[Mask]) -> list[int]:
     if not found:
         raise UserError("Nothing is drawn in any mask of the cohort; draw the structure on a few slices first.")
     return found
+
+
+def _check_annotation(volume: PlaneVolume, mask: Mask, log: Callable[[str], None]) -> None:
+    """Every annotated plane cuts the volume, and what is drawn lies on one of them (partly: the log says so)."""
+    assert volume.labels is not None and volume.owner is not None
+    for number in range(len(volume.planes)):
+        if not bool((volume.owner == number).any()):
+            raise UserError(f"Annotated plane {number + 1} does not cut “{mask.name or 'the volume'}”; remove it.")
+    if bool((mask.data > 0).any()) and not bool((volume.labels > 0).any()):
+        raise UserError(
+            f"What is drawn in “{mask.name or 'the mask'}” lies on none of the annotated slices; mark those it is on."
+        )
+    if volume.planes:
+        on = torch.from_numpy(annotated_voxels(mask.shape, mask.spacing, volume.planes))
+        off = int(((mask.data > 0) & ~on).sum())
+        if off:
+            log(f"{off} drawn voxels lie off the annotated slices and are not learnt from.")
 
 
 def _segments(masks: list[Mask], structures: list[int]) -> list[Segment]:
