@@ -25,6 +25,7 @@ except ImportError:  # Slicer has put only the modules' own folders on the path,
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from MedGenLib.errors import BoundaryError, MedGenLibError, RunError
+from MedGenLib.load import load_results
 from MedGenLib.logic import MedGenLogic
 
 
@@ -36,7 +37,7 @@ def main(words: list[str]) -> int:
         "mask": load(slicer.util.loadSegmentation, arguments.mask),
     }
     if arguments.planes:
-        inputs["planes"] = [load(slicer.util.loadMarkups, path) for path in arguments.planes]
+        inputs["planes"] = [plane for path in arguments.planes for plane in load_results(path, "Plane", path.name)]
     logic = MedGenLogic()
     name = arguments.model or logic.free_model_name(arguments.method)
     model = logic.process(arguments.method, "train", inputs, tier=arguments.tier, name=name, wait=True, on_event=say)[
@@ -57,7 +58,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Segment a whole volume from a few drawn slices.")
     parser.add_argument("--image", type=Path, required=True, help="the volume")
     parser.add_argument("--mask", type=Path, required=True, help="the structure, drawn on a few slices")
-    parser.add_argument("--planes", type=Path, nargs="+", help="one .mrk.json for each slice that is drawn completely")
+    parser.add_argument(
+        "--planes", type=Path, nargs="+", help=".mrk.json files of the slices that are drawn completely"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the .seg.nrrd to write")
     parser.add_argument("--tier", default="demo", help="smoke, demo or paper")
     parser.add_argument("--method", default="multiplanar-unet", help="the method's slug")

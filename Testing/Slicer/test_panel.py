@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -396,6 +397,24 @@ def test_every_operation_that_can_be_declared_has_its_widgets(
             views.save(outer, pictures / f"wide_{slug}_{operation['name']}.png")
     outer.self().cleanup()
     outer.close()
+
+
+def test_sample_data_offers_a_synthetic_patient(widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: dict[str, Any] = {}
+    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.update(source))
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
+    assert slicer.app.at_startup
+    slicer.app.at_startup[-1]()
+    assert offered["category"] == "MedGen"
+    volume, drawing, *planes = offered["customDownloader"](offered)
+    labels = labels_of(drawing, volume)
+    assert volume.IsA("vtkMRMLScalarVolumeNode") and labels.any()
+    assert len(planes) == len(np.nonzero(labels.any(axis=(1, 2)))[0])
+    choose(widget.panel, image=volume, mask=drawing)
+    for plane in planes:
+        widget.panel.slices.adder.setCurrentNode(plane)
+    assert widget.panel.slices.planes() == planes
+    assert widget.panel.slices.adder.currentNode() is None
 
 
 class SettingsOfNone:

@@ -93,7 +93,7 @@ class CommandOptions:
 
 
 class App:
-    """`slicer.app` without a window. `exit_code` is None until somebody called `exit`."""
+    """`slicer.app` without a window. `exit_code` is None until `exit` was called; tests call what `at_startup` holds."""
 
     applicationName = "Slicer"
     slicerHome = ""
@@ -104,6 +104,13 @@ class App:
         self._options = CommandOptions()
         self.temporaryPath = tempfile.mkdtemp(prefix="slicer-standin-")
         self.exit_code: int | None = None
+        self.at_startup: list[Any] = []
+
+    def connect(self, signature: str, function: Any) -> bool:
+        if signature != "startupCompleted()":
+            raise ValueError(f"slicer.app has no signal {signature} in the stand-in")
+        self.at_startup.append(function)
+        return True
 
     def applicationLogic(self) -> Any:
         return self._runtime.application_logic
