@@ -93,7 +93,7 @@ class CommandOptions:
 
 
 class App:
-    """`slicer.app` without a window. `exit_code` is None until `exit` was called; tests call what `at_startup` holds."""
+    """`slicer.app` without a window. `exit_code` is None until `exit` was called; tests call what is in `at_startup`."""
 
     applicationName = "Slicer"
     slicerHome = ""
