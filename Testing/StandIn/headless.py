@@ -93,7 +93,7 @@ class CommandOptions:
 
 
 class App:
-    """`slicer.app` without a window. `exit_code` is None until `exit` was called; tests call what is in `at_startup`."""
+    """`slicer.app` without a window. `exit_code` is None until `exit` was called; tests call `at_startup`."""
 
     applicationName = "Slicer"
     slicerHome = ""
