@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 Event = dict[str, Any]
+# A group of its own, so that the whole tree can be ended, and no console that pops up over Slicer.
+_WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 
 class Run:
@@ -174,11 +176,7 @@ class Job:
     def start(self) -> None:
         """Start the process in a session of its own, so that the whole tree can be ended."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = (
-            {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-            if os.name == "nt"
-            else {"start_new_session": True}
-        )
+        options: dict[str, Any] = {"creationflags": _WINDOWS_FLAGS} if os.name == "nt" else {"start_new_session": True}
         self._process = subprocess.Popen(
             command(self.arguments, self._python),
             cwd=self.folder,
