@@ -7,7 +7,7 @@ gives the MONAI form to whoever needs it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,6 +79,41 @@ class Mask:
     def spacing(self) -> NDArray[np.float64]:
         """Voxel size along each spatial axis, mm."""
         return np.linalg.norm(self.affine[:3, : len(self.shape)], axis=0)
+
+
+def unite_segments(masks: list[Mask]) -> list[Segment]:
+    """The segments of several masks, each name once, with values that differ: as the first mask that has them numbers
+    them where that is free. Label maps without names (every segment is `label_VALUE`) are united by value."""
+    united: list[Segment] = []
+    for mask in masks:
+        for segment in mask.segments:
+            if any(_same_segment(segment, other) for other in united):
+                continue
+            taken = {other.value for other in united}
+            united.append(replace(segment, value=segment.value if segment.value not in taken else max(taken) + 1))
+    return united
+
+
+def renumber(mask: Mask, segments: list[Segment]) -> tuple[Mask, list[str]]:
+    """The mask with the values that `segments` gives to its names, and the names that `segments` does not know (their
+    voxels become background). A segment without a name of its own is matched by its value."""
+    if not mask.segments or not segments:  # made in memory, without a word on what its values mean
+        return mask, []
+    data = torch.zeros_like(mask.data)
+    unknown: list[str] = []
+    for segment in mask.segments:
+        match = next((other for other in segments if _same_segment(segment, other)), None)
+        if match is None:
+            unknown.append(segment.name)
+        else:
+            data[mask.data == segment.value] = match.value
+    return replace(mask, data=data, segments=segments), unknown
+
+
+def _same_segment(one: Segment, other: Segment) -> bool:
+    """By name; by value where either has no name of its own."""
+    nameless = any(segment.name == f"label_{segment.value}" for segment in (one, other))
+    return one.value == other.value if nameless else one.name == other.name
 
 
 @dataclass

@@ -7,6 +7,8 @@ installed (the panel asks them), and one parser is less than two. Nothing heavy 
 from __future__ import annotations
 
 import argparse
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 
 CHECKPOINT = "checkpoint.pt"  # as medgen.training writes it; that module imports torch
+
+
+# Full, over quota, forbidden, read-only: the disk is the user's to mend.
+_USERS_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,9 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if error.errno != 28:
+        if error.errno not in _USERS_DISK:
             return _our_fault(error, speak)
-        message = "There is no space left on the disk; free some and start again."
+        message = (
+            f"{error.filename or 'The disk'} cannot be written ({error.strerror}); free space or choose another folder."
+        )
         speak({"event": "error", "message": message, "code": USER_FAULT})
         print(f"medgen: {message}", file=sys.stderr)
         return USER_FAULT
@@ -176,6 +184,8 @@ def _make_run(args: argparse.Namespace, folder: Path) -> Run:
 
     from medgen.jobs import Run, obey_parent
 
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed} is not possible; give 0 or more.")
     run = Run(
         folder,
         device=args.device,
@@ -338,7 +348,8 @@ def _operate(
     cases = [files] if operation.scope != "set" else _one_case_a_file(files)
     keeps = operation.scope in ("collection", "nothing")
     with tempfile.TemporaryDirectory(prefix="medgen-", ignore_cleanup_errors=True) as scratch:
-        folder = args.output.with_name(args.output.name + ".training") if keeps else Path(scratch)
+        output = args.output.resolve()
+        folder = output.with_name(output.name + ".training") if keeps else Path(scratch)
         run = _make_run(args, folder)
         if keeps:
             _remember(run, method, operation, config, cohort, args.overwrite)
@@ -383,6 +394,7 @@ def _remember(
         "config": config.model_dump(mode="json"),
         "seed": run.seed,
         "cohort": None if cohort is None else str(cohort.resolve()),
+        "data": None if cohort is None else _fingerprint(cohort, operation),
     }
     file = run.folder / "job.json"
     if run.resume and file.exists():
@@ -394,6 +406,8 @@ def _remember(
                 "resume with the same, or start anew without --resume."
             )
         return
+    if run.folder.exists() and not file.exists() and any(run.folder.iterdir()):
+        raise UserError(f"{run.folder} is in the way and not a run of MedGen's; rename it or choose another output.")
     if not run.resume and run.folder.exists():
         if (run.folder / CHECKPOINT).exists() and not overwrite:
             raise UserError(
@@ -410,6 +424,20 @@ def _remember(
         ) from None
 
 
+def _fingerprint(path: Path, operation: Operation) -> str:
+    """Which cases a run learns from: a digest of its tables' rows with size and time of every file they name."""
+    from medgen import cohort
+
+    digest = hashlib.sha256()
+    for name, rows in cohort.read_collection(path, operation).pools.items():
+        for row in rows:
+            digest.update(repr((name, row.columns(), sorted(row.files.items()))).encode())
+            for file in (Path(text) for texts in row.files.values() for text in texts):
+                if file.is_file():
+                    digest.update(repr((file.stat().st_size, file.stat().st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
 def _check(args: argparse.Namespace) -> None:
     from medgen import execute, markups
 
@@ -417,7 +445,9 @@ def _check(args: argparse.Namespace) -> None:
     config = _config(operation, args)
     with tempfile.TemporaryDirectory(prefix="medgen-") as scratch:
         run = _make_run(args, Path(scratch))
-        result = execute.estimate(method, operation, config, run, files=[_files(args)], collection=args.cohort)
+        result = execute.estimate(
+            method, operation, config, run, files=[_files(args)], collection=args.cohort, model=model
+        )
         notes = list(result.notes)
         if model is not None and model.patient_data:
             notes.append("This model carries patient data (a reference image); do not pass it on without consent.")

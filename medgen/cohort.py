@@ -1,7 +1,7 @@
 """Tables of cases. A cohort is a CSV whose columns are role names plus the reserved ones below; a collection is several
 named pools of such rows, either one plain CSV (one pool) or a `collection.json`: {"pools": {"NAME": "FILE.csv", …}}.
 
-Paths in a CSV are relative to it; a role that takes many files separates them by `;`.
+Paths in a CSV are relative to it; a role that takes many files separates them by `;` (or lists them as JSON).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: P
         if role.kind is Kind.CLASS:
             files[name] = [text]
             continue
-        parts = text.split(";") if role.many else [text]
+        parts = _parts(text, label) if role.many else [text]
         files[name] = [str((path.parent / part.strip()).resolve()) for part in parts if part.strip()]
         for file in files[name]:
             if not Path(file).exists():
@@ -149,6 +149,16 @@ def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: P
         labelled=cells.get("labelled", "yes").lower() not in ("no", "0", "false"),
         label=label,
     )
+
+
+def _parts(text: str, label: str) -> list[str]:
+    """The files of a cell: separated by `;`, or a JSON list where a name itself has one."""
+    if not text.startswith("["):
+        return text.split(";")
+    try:
+        return [str(part) for part in json.loads(text)]
+    except ValueError:
+        raise UserError(f"{label}: {text[:60]!r} is not a list of files; separate them with “;”.") from None
 
 
 def split_subjects(rows: list[Row], seed: int, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)) -> None:

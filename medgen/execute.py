@@ -103,9 +103,14 @@ class Targets:
         as_named = single and (bool(io.extension(out)) or roles[0].kind in (Kind.MODEL, Kind.COHORT))
         self.paths = {role.name: out if as_named else out / _file_name(role) for role in roles}
         self.overwrite = overwrite
-        for path in self.paths.values():
+        for role in roles:
+            path = self.paths[role.name]
+            if as_named:
+                io.check_ending(path, role)
             if path.exists() and not overwrite:
                 raise UserError(f"{path} exists already; choose another output or allow it with --overwrite.")
+            if path.is_dir() and not any((path / name).exists() for name in ("medgen.json", "provenance.json")):
+                raise UserError(f"{path} is a folder that MedGen did not write; choose another output.")
         self._check_writable(out.parent if as_named else out)
 
     def _check_writable(self, folder: Path) -> None:
@@ -132,8 +137,9 @@ class Targets:
             raise UserError(
                 f"Output folder {anchor} cannot be written to ({error.strerror}); choose another."
             ) from None
+        replaced: list[tuple[Path, Path]] = []
         try:
-            moves = []
+            moves: list[tuple[Path, Path]] = []
             for role in self.operation.outputs:
                 if role.name not in result:
                     if role.optional:
@@ -146,11 +152,16 @@ class Targets:
                     raise UserError(str(error).replace(str(staging / role.name), str(target.parent))) from None
             for staged, target in moves:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if target.is_dir() and self.overwrite:
-                    shutil.rmtree(target)
+                if target.is_dir():  # kept until the new one stands in its place
+                    saved = staging / f"replaced {len(replaced)}"
+                    target.replace(saved)
+                    replaced.append((saved, target))
                 staged.replace(target)
             written = [(role.name, self.paths[role.name]) for role in self.operation.outputs if role.name in result]
         finally:
+            for saved, target in replaced:
+                if not target.exists():
+                    saved.replace(target)
             shutil.rmtree(staging, ignore_errors=True)
         for name, path in written:
             run.emit({"event": "output", "role": name, "path": str(path.resolve())})
@@ -259,8 +270,12 @@ def estimate(
     *,
     files: list[Files] | None = None,
     collection: Path | None = None,
+    model: Model | None = None,
 ) -> Estimate:
-    """Read and check everything an operation would take, without running it; what it will cost on this machine."""
+    """Read and check everything an operation would take, without running it; what it will cost on this machine.
+
+    collection: for scope "collection" what it learns from; for the other scopes a cohort, each row of it a case.
+    """
     if operation.scope == "collection":
         if collection is None:
             raise UserError(f"“{operation.name}” works on a cohort; name a CSV file or a collection.json.")
@@ -271,11 +286,13 @@ def estimate(
             for row in given.pools.get(pool.name, [])
         ]
     elif operation.scope == "nothing":
-        grid = operation.grid
-        cases = [] if grid is None else [Case({}, {}, f"grid {grid.shape}")]
+        cases = []
+    elif collection is not None:
+        rows = cohort.read_pool(collection, Pool("cases", operation.inputs))
+        cases = [prepare.load_row(row, operation.inputs, run.log) for row in rows]
     else:
         cases = [prepare.load_case(one, operation.inputs, run.log) for one in (files or [{}])]
-    return method.estimate(operation, cases, config, run)
+    return method.estimate(operation, cases, config, run, model)
 
 
 def evaluate(

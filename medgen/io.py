@@ -51,7 +51,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        if path.is_dir():
+        if (path / "medgen.json").exists():  # a model of ours; any other folder in the way is not touched
             shutil.rmtree(path)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
@@ -414,6 +414,18 @@ ENDINGS = {
     Kind.MODEL: "",
     Kind.COHORT: "",
 }
+
+
+def check_ending(path: Path, role: Role) -> None:
+    """UserError when a file of this name cannot hold what the role gives (known before any work is done)."""
+    pictures = PICTURES if role.dims != "3D" else ()
+    volumes = tuple(ending for ending in VOLUMES if ending not in (".dcm", ".mhd", ".nhdr"))
+    known = {Kind.IMAGE: (*volumes, *pictures), Kind.MASK: (".seg.nrrd", *volumes, *pictures)}
+    endings = known.get(role.kind, (ENDINGS[role.kind],))
+    if extension(path) not in endings:
+        raise UserError(
+            f"{path} cannot hold this result ({role.kind.value.lower()}); end its name with {' or '.join(endings)}."
+        )
 
 
 def read(text: str | Path, role: Role, log: Callable[[str], None] = lambda message: None) -> list[Any]:

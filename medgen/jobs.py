@@ -93,7 +93,7 @@ class Run:
     def check_cancelled(self) -> None:
         """Raise `Cancelled` once somebody has asked to stop."""
         if self._cancelled.is_set():
-            raise Cancelled("The run was cancelled; training resumes where it stood with --resume.")
+            raise Cancelled("The run was cancelled.")
 
 
 def choose_device(name: str) -> torch.device:

@@ -179,8 +179,13 @@ class Method(ABC):
         names = ", ".join(operation.name for operation in self.operations)
         raise UserError(f"“{self.slug}” has no operation “{name}”; it has: {names}.")
 
-    def estimate(self, operation: Operation, cases: list[Case], config: Config, run: Run) -> Estimate:
-        """Time, memory and disk of a run over these prepared cases; methods override this with measured figures."""
+    def estimate(
+        self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
+    ) -> Estimate:
+        """Time, memory and disk of a run over these prepared cases; methods override this with measured figures.
+
+        Raises UserError for whatever the run itself would refuse.
+        """
         voxels = sum(case.voxels() for case in cases)
         return Estimate(seconds=1.0 + voxels * 1e-6, memory_bytes=voxels * 16 + 2**29, disk_bytes=voxels * 8)
 
@@ -276,6 +281,8 @@ def _describe_field(name: str, info: FieldInfo) -> dict[str, Any]:
         for key, ours in (("ge", "minimum"), ("le", "maximum"), ("gt", "above"), ("lt", "below")):
             if getattr(limit, key, None) is not None:
                 result[ours] = getattr(limit, key)
+        if getattr(limit, "multiple_of", None) is not None:
+            result["step"] = limit.multiple_of
     return result
 
 

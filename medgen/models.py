@@ -5,12 +5,14 @@ Standard library at import, so that the panel can list models before torch is in
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import stat
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -74,7 +76,7 @@ def import_model(source: Path, name: str | None = None) -> Path:
         raise UserError(f"“{name}” is not a usable model name; use letters, digits, - and _.")
     if target.exists():
         raise UserError(f"A model “{target.name}” exists already; choose another name with --name or remove it first.")
-    with io.written_whole(target) as partial:
+    with io.written_whole(target) as partial, _named(partial, source):
         if source.is_dir():
             _copy_folder(source, partial)
         else:
@@ -86,6 +88,15 @@ def import_model(source: Path, name: str | None = None) -> Path:
             inner[0].rmdir()
         bundle.load(partial)
     return target
+
+
+@contextlib.contextmanager
+def _named(partial: Path, source: Path) -> Iterator[None]:
+    """The user knows what was given, not the folder it is copied to first."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(partial), str(source))) from None
 
 
 def _copy_folder(source: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medgen.errors import UserError
+from medgen.errors import Cancelled, UserError
 from medgen.jobs import Run
 
 CHECKPOINT = "checkpoint.pt"
@@ -165,9 +165,9 @@ class Training:
         for step in range(first, steps):
             try:
                 self.run.progress(step, steps, name)
-            except BaseException:
+            except Cancelled:
                 self.save()
-                raise
+                raise Cancelled("The run was cancelled; it goes on where it stood with --resume.") from None
             yield step
             self._finished[name] = step + 1
             if time.monotonic() - saved > self._seconds:

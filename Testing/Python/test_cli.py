@@ -112,6 +112,21 @@ BAD = {
         ["run", "stub-3d-stylegan", "sample", "--model", "{model}", "-o", "/proc/medgen/out"],
         "/proc/medgen.* cannot be written",
     ),
+    "negative seed": (["train", "stub-3d-stylegan", "{cohort}", "-o", "{out}", "--seed", "-1"], "--seed -1"),
+    "output is this folder": (["train", "stub-3d-stylegan", "{cohort}", "-o", "."], "exists already"),
+    "unknown ending": (
+        ["run", "stub-bridged-pix2pix", "mr-to-ct", "--model", "{pix2pix}", "-i", "mr={image}", "-o", "{out}.xyz"],
+        "out.xyz cannot hold this result .image.; end its name with .nii.gz",
+    ),
+    "foreign folder overwritten": (
+        ["train", "stub-3d-stylegan", "{cohort}", "-o", "{thesis}", "--overwrite"],
+        "thesis is a folder that MedGen did not write",
+    ),
+    "foreign run folder": (
+        ["train", "stub-3d-stylegan", "{cohort}", "-o", "{folder}/kept"],
+        "kept.training is in the way",
+    ),
+    "foreign folder imported": (["models", "import", "{thesis}"], "thesis is not a MedGen model"),
     "no phantoms": (["phantom", "stub-3d-stylegan", "-o", "{out}"], "no phantom"),
     "zero phantoms": (["phantom", "abdomen-ct", "-n", "0", "-o", "{out}"], "-n 0"),
     "damaged model": (["models", "verify", "{damaged}"], "is damaged or was altered"),
@@ -127,10 +142,15 @@ def test_a_mistake_is_one_sentence_code_2_and_leaves_nothing(
     bundle.save(model, folder / "model")
     bundle.save(model, folder / "damaged")
     (folder / "damaged" / "models" / "generator_ema.safetensors").write_bytes(b"x")
-    (folder / "existing" / "images").mkdir(parents=True)
-    places = {key: str(folder / key) for key in ("out", "model", "damaged", "existing")}
+    bundle.save(Model("stub-bridged-pix2pix", {"mr_to_ct": {"gain": torch.ones(1)}}, {}), folder / "pix2pix")
+    (folder / "home" / "models").mkdir(parents=True)
+    for own in ("existing/images", "thesis", "kept.training"):
+        (folder / own).mkdir(parents=True)
+        (folder / own / "work.txt").write_text("years of work")
+    names = ("out", "model", "damaged", "existing", "thesis", "pix2pix")
+    places = {key: str(folder / key) for key in names}
     arguments, words = BAD[name]
-    filled = [text.format(cohort=cohort, image=folder / "a.nii.gz", **places) for text in arguments]
+    filled = [text.format(cohort=cohort, folder=folder, image=folder / "a.nii.gz", **places) for text in arguments]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     capfd.readouterr()
     code = main([*filled, "--progress", "none"] if filled[0] in ("train", "run", "apply") else filled)
@@ -168,6 +188,34 @@ def test_resuming_with_other_settings_is_refused(cohort: Path) -> None:
     assert done.returncode == 2 and "another config" in done.stderr
 
 
+def test_resuming_with_other_images_is_refused(cohort: Path) -> None:
+    folder = cohort.parent
+    arguments = ["train", "stub-3d-stylegan", cohort, "-o", folder / "m", "--tier", "smoke"]
+    (folder / "m.training").mkdir()
+    from medgen import catalog
+    from medgen.cli import _fingerprint
+
+    operation = catalog.load("stub-3d-stylegan").operation("train")
+    config = operation.configure("smoke", {}).model_dump(mode="json")
+    job = {"method": "stub-3d-stylegan", "operation": "train", "config": config, "seed": 0, "cohort": str(cohort)}
+    (folder / "m.training" / "job.json").write_text(json.dumps({**job, "data": _fingerprint(cohort, operation)}))
+    sitk.WriteImage(volume(seed=9), str(folder / "a.nii.gz"))
+    done = medgen(*arguments, "--resume")
+    assert done.returncode == 2 and "another data" in done.stderr
+
+
+def test_a_model_of_ours_is_replaced_when_asked_and_stays_when_the_run_fails(cohort: Path) -> None:
+    arguments = ["train", "stub-3d-stylegan", cohort, "-o", cohort.parent / "m", "--tier", "smoke"]
+    assert medgen(*arguments).returncode == 0
+    before = bundle.read_record(cohort.parent / "m")["digest"]
+    assert medgen(*arguments, "--overwrite", "--seed", 5).returncode == 0
+    after = bundle.read_record(cohort.parent / "m")["digest"]
+    assert before != after
+    (cohort.parent / "a.nii.gz").write_bytes(b"broken")
+    assert medgen(*arguments, "--overwrite").returncode == 2
+    assert bundle.read_record(cohort.parent / "m")["digest"] == after
+
+
 def test_an_interrupted_run_is_not_discarded_unasked(cohort: Path) -> None:
     from medgen.cli import CHECKPOINT
     from medgen.training import CHECKPOINT as WRITTEN
@@ -175,6 +223,7 @@ def test_an_interrupted_run_is_not_discarded_unasked(cohort: Path) -> None:
     assert CHECKPOINT == WRITTEN
     (cohort.parent / "m.training").mkdir()
     (cohort.parent / "m.training" / CHECKPOINT).write_bytes(b"hours of work")
+    (cohort.parent / "m.training" / "job.json").write_text("{}")
     done = medgen("train", "stub-3d-stylegan", cohort, "-o", cohort.parent / "m")
     assert done.returncode == 2 and "--resume" in done.stderr and "--overwrite" in done.stderr
     assert (cohort.parent / "m.training" / CHECKPOINT).read_bytes() == b"hours of work"

@@ -37,6 +37,12 @@ def test_paths_are_relative_to_the_table_and_many_files_are_split(tmp_path: Path
     assert row.files["kind"] == ["old"] and row.subject == "row2"
 
 
+def test_a_name_with_a_semicolon_is_listed_as_json(tmp_path: Path) -> None:
+    (tmp_path / "p;1.mrk.json").write_text("{}")
+    table = _table(tmp_path, [{"image": "a.nrrd", "planes": json.dumps(["p;1.mrk.json"])}])
+    assert read_collection(table, TRAIN).rows()[0].files["planes"] == [str(tmp_path / "p;1.mrk.json")]
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from medgen import bundle, catalog, execute, markups
-from medgen.case import Case, Mask, Plane
+from medgen.case import Case, Mask, Plane, renumber, unite_segments
 from medgen.contours import UNANNOTATED, AnnotatedPlane, random_planes
 from medgen.errors import Cancelled, UserError
 from medgen.geometry import AxisOrder, WorkingGrid
@@ -476,3 +476,63 @@ def test_validation_cases_are_held_out_whole_and_subjects_stay_together() -> Non
     assert all(sampler._choose(np.random.default_rng(n))[0] == 0 for n in range(20))
     with pytest.raises(UserError, match="validation"):
         choose_held_out([whole], [True], ["a"], config)
+
+
+def _two_structures(first: str, second: str) -> tuple[sitk.Image, sitk.Image]:
+    """A volume with a dark and a bright ball; a mask whose segments are listed in the given order."""
+    k, j, i = np.mgrid[:24, :24, :24]
+    centres = {"dark": 7, "bright": 16}
+    balls = {name: (k - 12) ** 2 + (j - at) ** 2 + (i - at) ** 2 < 25 for name, at in centres.items()}
+    values = np.random.default_rng(0).normal(0, 5, (24, 24, 24))
+    values[balls["dark"]] -= 80
+    values[balls["bright"]] += 80
+    labels = np.zeros(values.shape, np.uint8)
+    labels[balls[first]], labels[balls[second]] = 1, 2
+    mask = sitk.GetImageFromArray(labels)
+    for index, name in enumerate((first, second)):
+        for key, value in (("ID", name), ("Name", name), ("LabelValue", str(index + 1)), ("Layer", "0")):
+            mask.SetMetaData(f"Segment{index}_{key}", value)
+    return sitk.GetImageFromArray(values.astype(np.float32)), mask
+
+
+def test_structures_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
+    from medgen import cohort, execute, io
+
+    rows = []
+    for number, order in enumerate((("dark", "bright"), ("bright", "dark"))):
+        image, mask = _two_structures(*order)
+        sitk.WriteImage(image, str(tmp_path / f"i{number}.nrrd"))
+        sitk.WriteImage(mask, str(tmp_path / f"m{number}.seg.nrrd"))
+        rows.append({"image": f"i{number}.nrrd", "mask": f"m{number}.seg.nrrd", "subject": f"s{number}"})
+    io.write_rows(rows, tmp_path / "cohort.csv")
+    masks = [io.read_mask(tmp_path / row["mask"]) for row in rows]
+    united = unite_segments(masks)
+    assert [(segment.name, segment.value) for segment in united] == [("dark", 1), ("bright", 2)]
+    assert torch.equal(renumber(masks[0], united)[0].data, renumber(masks[1], united)[0].data)
+    config = TRAIN.configure("smoke", {"updates": 60})
+    run = Run(tmp_path / "run", device="cpu")
+    model = METHOD.train(cohort.read_collection(tmp_path / "cohort.csv", TRAIN), config, run)["model"]
+    apply = METHOD.operation("apply")
+    results = execute.evaluate(METHOD, model, tmp_path / "cohort.csv", apply.configure("smoke", {}), run)
+    assert [row["dice dark"] > 0.6 and row["dice bright"] > 0.6 for row in results] == [True, True]
+
+
+def test_check_of_a_model_refuses_what_apply_would(
+    trained: tuple[Path, bundle.Model], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from medgen import io
+    from medgen.cli import main
+
+    folder, _ = trained
+    image, _mask = blob()
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(tmp_path / "i.nii.gz"))
+    io.write_rows([{"image": "i.nii.gz"}], tmp_path / "cohort.csv")
+    for given in (["-i", f"image={tmp_path / 'i.nii.gz'}"], [str(tmp_path / "cohort.csv")]):
+        assert main(["check", str(folder / "model"), *given, "--progress", "none"]) == 2
+        assert "give them as role “mask”" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("setting", "step"), [("window", 16), ("patch", 8)])
+def test_sides_the_network_cannot_halve_are_refused(setting: str, step: int) -> None:
+    with pytest.raises(UserError, match=f"“{setting}” = 50 .*multiple of {step}"):
+        TRAIN.configure("smoke", {setting: 50})

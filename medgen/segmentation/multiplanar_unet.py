@@ -46,7 +46,7 @@ from torch.nn import functional as F
 
 from medgen import prepare
 from medgen.bundle import Model
-from medgen.case import Case, Image, Mask, Plane, Segment
+from medgen.case import Case, Image, Mask, Plane, Segment, renumber, unite_segments
 from medgen.cohort import Collection
 from medgen.contours import (
     UNANNOTATED,
@@ -108,9 +108,16 @@ class TrainConfig(Config):
     base_width: int = Field(
         64, ge=4, le=128, description="Channels of the network's first level", json_schema_extra=_paper(64)
     )
-    window: int = Field(256, ge=16, le=1024, description="Side of a training plane", json_schema_extra={"unit": "px"})
+    window: int = Field(
+        256, ge=16, le=1024, multiple_of=16, description="Side of a training plane", json_schema_extra={"unit": "px"}
+    )
     patch: int = Field(
-        64, ge=16, le=256, description="Side of a 3D U-Net's patch", json_schema_extra=_paper(64, "voxel")
+        64,
+        ge=16,
+        le=256,
+        multiple_of=8,
+        description="Side of a 3D U-Net's patch",
+        json_schema_extra=_paper(64, "voxel"),
     )
     max_voxels: int = Field(
         64_000_000, ge=10_000, le=10**10, description="Most voxels of the isotropic grid that is worked on"
@@ -150,7 +157,7 @@ class TrainConfig(Config):
     interpolation: Choice = Field(
         "auto", description="Start from interpolated contours; auto: with one volume drawn on 3 slices or more"
     )
-    prior: float = Field(0.5, ge=0, le=4, description="a: what 2 voxels of the interpolation's distance add to a logit")
+    prior: float = Field(1.0, ge=0, le=4, description="a: what 2 voxels of the interpolation's distance add to a logit")
 
 
 class ApplyConfig(Config):
@@ -508,7 +515,10 @@ class MultiplanarUNet(Method):
         rows = [row for row in collection.rows() if row.split != "test" and row.labelled]
         cases = [prepare.load_row(row, (_IMAGE, _LEARNT, _PLANES), run.log) for row in rows]
         masks = [case.get("mask", Mask) for case in cases]
-        structures = _structures(masks)
+        segments = _drawn_segments(masks)
+        structures = [segment.value for segment in segments]
+        for case, mask in zip(cases, masks, strict=True):
+            case.values["mask"], _ = renumber(mask, segments)
         volumes = [self._volume(case, config, run, number) for number, case in enumerate(cases)]
         helpers = choose_helpers(volumes, config)
         validation, subjects = [row.split == "validation" for row in rows], [row.subject for row in rows]
@@ -517,15 +527,17 @@ class MultiplanarUNet(Method):
         fit.fit()
         settings = {
             "structures": structures,
-            "segments": [asdict(segment) for segment in _segments(masks, structures)],
+            "segments": [asdict(segment) for segment in segments],
             "image_channels": volumes[0].image.shape[0],
             "helpers": asdict(helpers),
             "weight": fit.chosen.weight,
+            "held_out": fit.chosen.held_out,
         }
         facts = {
             "cases": len(rows),
             "annotated slices": sum(len(volume.planes) for volume in volumes),
-            "Dice on held-out slices": fit.chosen.held_out,
+            "Dice on held-out slices": max(fit.chosen.held_out.values(), default="not measured"),
+            "starts from interpolated contours": "yes" if helpers.interpolation else "no",
             "seconds": round(time.monotonic() - began, 1),
         }
         networks = {"unet": fit.weights()}
@@ -548,17 +560,8 @@ class MultiplanarUNet(Method):
         settings, trained = model.settings, TrainConfig(**model.config)
         structures: list[int] = settings["structures"]
         helpers = Helpers(**settings["helpers"])
-        if image.data.shape[0] != settings["image_channels"]:
-            raise UserError(
-                f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but the model was trained on "
-                f"{settings['image_channels']}; choose an image like those it was trained on."
-            )
-        drawn: Mask | None = case.values.get("mask")
-        if drawn is None and helpers.interpolation:
-            raise UserError("This model starts from the slices drawn on its volume; give them as role “mask”.")
-        planes = annotated_planes(case, drawn, "slices", run.log) if drawn is not None else []
-        if not planes and helpers.interpolation:
-            raise UserError("Role “mask” is empty, but this model starts from the drawn slices; give what was drawn.")
+        segments = _segments_of(model)
+        drawn, planes = _drawn(case, model, run.log)
         labels = drawn.data.to(torch.int16) if drawn is not None and planes else None
         volume = PlaneVolume.prepare(image.data.float(), image.spacing, labels, planes, trained.max_voxels)
         if helpers.interpolation:
@@ -572,7 +575,6 @@ class MultiplanarUNet(Method):
             if config.islands == "drop":
                 kept = without_islands(kept, labels, on_planes, structures)
             result = kept if config.keep_drawn else torch.where(torch.from_numpy(on_planes), result, kept)
-        segments = [Segment(**{**segment, "colour": tuple(segment["colour"])}) for segment in settings["segments"]]
         return Case({"mask": Mask(result, image.affine, segments, name=image.name)})
 
     def _predict(
@@ -593,10 +595,11 @@ class MultiplanarUNet(Method):
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """The paper's measures, off what was annotated where that is known: Dice, sensitivity and specificity of every
         structure, and their means over structures under the plain names."""
-        found, mask = result.get("mask", Mask).data, reference.get("mask", Mask)
+        segmented = result.get("mask", Mask)
+        found, (mask, _) = segmented.data, renumber(reference.get("mask", Mask), segmented.segments)
         counts = torch.ones(mask.shape, dtype=torch.bool) if mask.annotated is None else ~mask.annotated
-        names = {segment.value: segment.name for segment in mask.segments}
-        values = sorted({int(value) for value in torch.unique(mask.data) if value > 0}) or [1]
+        names = {segment.value: segment.name for segment in segmented.segments}
+        values = sorted({int(value) for value in torch.unique(mask.data) if value > 0}) or sorted(names) or [1]
         rows = []
         for value in values:
             ours, theirs = (found == value)[counts], (mask.data == value)[counts]
@@ -608,14 +611,20 @@ class MultiplanarUNet(Method):
                 measures[f"dice {names.get(value, value)}"] = row[0]
         return measures
 
-    def estimate(self, operation: Operation, cases: list[Case], config: Config, run: Run) -> Estimate:
+    def estimate(
+        self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
+    ) -> Estimate:
         """Measured on this device: small updates of the real network, scaled to the run. For training it holds the
         time until the whole volume is segmented, and suggests the annotated slices where none are given."""
         voxels = max((case.voxels() for case in cases), default=1)
         if isinstance(config, ApplyConfig):
+            if model is not None:
+                for case in cases:
+                    _drawn(case, model, run.log)
             return Estimate(5 + 3e-6 * voxels * config.orientations, 2**29 + 100 * voxels, 2 * voxels)
         assert isinstance(config, TrainConfig)
-        _structures([case.get("mask", Mask) for case in cases if "mask" in case])
+        cases = [case for case in cases if case.row.get("split") != "test" and case.row.get("labelled") != "no"]
+        _drawn_segments([case.get("mask", Mask) for case in cases])
         dims = 2 if config.network == "multi-planar" else 3
         pixels = samples_a_batch(config) * (config.window**2 if dims == 2 else config.patch**3)
         network = build_network(config, 7, 1).to(run.device)
@@ -640,12 +649,43 @@ class MultiplanarUNet(Method):
         return {"planes": found} if found else {}
 
 
-def _structures(masks: list[Mask]) -> list[int]:
-    """The label values that are drawn anywhere; UserError when there are none."""
-    found = sorted({int(value) for mask in masks for value in torch.unique(mask.data) if value > 0})
-    if not found:
+def _drawn_segments(masks: list[Mask]) -> list[Segment]:
+    """The segments that are drawn anywhere, one value each over all masks; UserError when there are none."""
+    united = unite_segments(masks)
+    drawn = {int(value) for mask in masks for value in torch.unique(renumber(mask, united)[0].data) if value > 0}
+    if not drawn:
         raise UserError("Nothing is drawn in any mask of the cohort; draw the structure on a few slices first.")
-    return found
+    return [segment for segment in united if segment.value in drawn]
+
+
+def _segments_of(model: Model) -> list[Segment]:
+    """The structures a model knows."""
+    return [Segment(**{**segment, "colour": tuple(segment["colour"])}) for segment in model.settings["segments"]]
+
+
+def _drawn(case: Case, model: Model, log: Callable[[str], None]) -> tuple[Mask | None, list[AnnotatedPlane]]:
+    """What is drawn on a volume that a model is applied to, in the model's values, and on which planes.
+
+    Raises UserError where the image or the drawing does not fit the model.
+    """
+    image = case.get("image", Image)
+    if image.data.shape[0] != model.settings["image_channels"]:
+        raise UserError(
+            f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but the model was trained on "
+            f"{model.settings['image_channels']}; choose an image like those it was trained on."
+        )
+    starts_from_drawing = model.settings["helpers"]["interpolation"]
+    if "mask" not in case:
+        if starts_from_drawing:
+            raise UserError("This model starts from the slices drawn on its volume; give them as role “mask”.")
+        return None, []
+    drawn, unknown = renumber(case.get("mask", Mask), _segments_of(model))
+    if unknown:
+        log(f"The model does not know {', '.join(f'“{name}”' for name in unknown)}; what is drawn of it is left out.")
+    planes = annotated_planes(case, drawn, "slices", log)
+    if not planes and starts_from_drawing:
+        raise UserError("Role “mask” is empty, but this model starts from the drawn slices; give what was drawn.")
+    return drawn, planes
 
 
 def _check_annotation(volume: PlaneVolume, mask: Mask, log: Callable[[str], None]) -> None:
@@ -663,12 +703,6 @@ def _check_annotation(volume: PlaneVolume, mask: Mask, log: Callable[[str], None
         off = int(((mask.data > 0) & ~on).sum())
         if off:
             log(f"{off} drawn voxels lie off the annotated slices and are not learnt from.")
-
-
-def _segments(masks: list[Mask], structures: list[int]) -> list[Segment]:
-    """Name and colour of every structure, as the first mask that knows it has them."""
-    known = {segment.value: segment for mask in reversed(masks) for segment in mask.segments}
-    return [known.get(value, Segment(value, f"structure {value}")) for value in structures]
 
 
 def _autocast(run: Run) -> AbstractContextManager[Any]:
