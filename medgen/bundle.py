@@ -12,6 +12,7 @@ import platform
 import re
 import time
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _metadata(model: Model) -> dict[str, Any]:
         "schema": "meta_schema_20240725.json",
         "version": "0.1.0",
         "changelog": {"0.1.0": f"trained with MedGen {model.version}"},
-        "monai_version": "1.6.1",
+        "monai_version": _installed("monai"),
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": numpy.__version__,
         "required_packages_version": {},
@@ -152,6 +153,13 @@ def _metadata(model: Model) -> dict[str, Any]:
         "references": [entry["citation"]],
         "network_data_format": {"inputs": formats(operation["inputs"]), "outputs": formats(operation["outputs"])},
     }
+
+
+def _installed(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def card(record: dict[str, Any]) -> str:

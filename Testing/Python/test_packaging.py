@@ -409,4 +409,7 @@ def test_the_two_commands_of_the_readme_are_there_and_ci_runs_the_one_for_tests(
         assert os.access(path, os.X_OK), script
         assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0, script
     assert "./demo.sh" in readme and "./test.sh" in readme
+    assert not re.findall(r"{[A-Z]+}", readme), "a figure is still to be filled in"
+    links = re.findall(r"\]\(([^)#]+)\)", readme)
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
     assert "test.sh" in (ROOT / ".ci/run").read_text()
