@@ -151,15 +151,22 @@ def slicer_baseline(drawn: NDArray[np.bool_], folder: Path) -> NDArray[np.bool_]
     return np.asarray(result)
 
 
-def medgen(*arguments: str) -> tuple[float, float]:
-    """`python -m medgen …`: its wall and processor seconds; RuntimeError with its output when it fails."""
+def medgen(*arguments: str) -> tuple[float, float, str]:
+    """`python -m medgen …`: its wall and processor seconds and output; RuntimeError with it when it fails."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "medgen", *arguments, "--progress", "json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-1000:]} {done.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - began, spent, done.stdout
+
+
+def estimated(output: str) -> float:
+    """The seconds that `medgen check` says, from its events."""
+    events = [json.loads(line) for line in output.splitlines()]
+    return float(next(event["seconds"] for event in events if event["event"] == "estimate"))
 
 
 def run_trial(name: str, trial: Trial, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -182,6 +189,7 @@ def run_trial(name: str, trial: Trial, arguments: argparse.Namespace) -> dict[st
     options = ["--tier", arguments.tier, "--overwrite", "--device", "cpu"]
     settings = [part for setting in arguments.set for part in ("--set", setting)]
     inputs = [part for role, file in zip(columns, given, strict=True) for part in ("-i", f"{role}={folder / file}")]
+    check = medgen("check", "multiplanar-unet", str(folder / "cohort.csv"), "--tier", arguments.tier, *settings)
     train = medgen(
         "train", "multiplanar-unet", str(folder / "cohort.csv"), "-o", str(folder / "model"), *options, *settings
     )
@@ -208,6 +216,7 @@ def run_trial(name: str, trial: Trial, arguments: argparse.Namespace) -> dict[st
         "train_seconds": train[0],
         "apply_seconds": apply[0],
         "processor_seconds": train[1] + apply[1],
+        "estimated_seconds": estimated(check[2]),
         "facts": record["facts"],
         "weight": record["settings"]["weight"],
     }
@@ -263,8 +272,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
     rows = []
-    columns = "case, slices, threshold + component, contour interpolation, multi-planar U-Net, train s, apply s, cpu s"
-    lines = ["| " + " | ".join(columns.split(", ")) + " |", "|---" * 8 + "|"]
+    columns = "case, slices, threshold + component, contour interpolation, multi-planar U-Net, train s, apply s, cpu s, said before s"
+    lines = ["| " + " | ".join(columns.split(", ")) + " |", "|---" * 9 + "|"]
     print("\n".join(lines), flush=True)
     for name in arguments.cases.split(","):
         row = run_trial(name, TRIALS[name], arguments)
@@ -272,7 +281,8 @@ def main() -> None:
         lines.append(
             f"| {name} | {row['slices']}{' oblique' if row['oblique'] else ''} | {row['threshold']:.3f} | "
             f"{row['interpolation']:.3f} | {row['ours']:.3f} | "
-            f"{row['train_seconds']:.0f} | {row['apply_seconds']:.0f} | {row['processor_seconds']:.0f} |"
+            f"{row['train_seconds']:.0f} | {row['apply_seconds']:.0f} | {row['processor_seconds']:.0f} | "
+            f"{row['estimated_seconds']:.0f} |"
         )
         print(lines[-1], flush=True)
         report = {
