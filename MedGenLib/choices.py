@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from MedGenLib.export import NODE_CLASSES
+from MedGenLib.frameruns import leading_image
 from MedGenLib.parameters import Parameters
 from MedGenLib.plan import roles_of, single_pool
 
@@ -75,6 +76,17 @@ class Choices:
     def inputs(self, operation: dict[str, Any]) -> dict[str, Any]:
         """What is chosen for an operation."""
         return values_of(roles_of(operation), self.parameters())
+
+    def frames(self) -> str | None:
+        """Which frames the operation of the section Apply takes, "current" or "all"; None where there is no choice."""
+        operation = self.operation
+        if (
+            operation is None
+            or operation["scope"] != "case"
+            or leading_image(operation, self.inputs(operation)) is None
+        ):
+            return None
+        return "all" if self.parameters().text("frames") == "all" else "current"
 
     def run_options(self, operation: dict[str, Any]) -> dict[str, Any]:
         """Settings, tier and device of a run, as `MedGenLogic.process` takes them."""

@@ -20,7 +20,7 @@ import slicer
 
 from medgen import catalog, models
 from medgen.errors import UserError
-from MedGenLib import install
+from MedGenLib import frameruns, install
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
 from MedGenLib.plan import Plan, as_list, export_inputs, reference_role, roles_of, single_pool, write_cohort
@@ -67,6 +67,7 @@ class MedGenLogic:
         model: str | Path | None = None,
         name: str | None = None,
         cohort: str | Path | None = None,
+        frames: str = "current",
         device: str = "auto",
         seed: int = 0,
         wait: bool = False,
@@ -83,6 +84,8 @@ class MedGenLogic:
             model: name or folder of a trained model.
             name: how the resulting node, or the trained model, is called.
             cohort: CSV or collection.json, in place of inputs, for operations on a collection.
+            frames: "current", or "all" for every frame of an image that a sequence browser plays, for operations on one
+                case: the results are sequences that join that browser. What is no sequence serves every frame.
             wait: block until it is done (no dialog); otherwise the run goes on in its own process.
             in_process: run inside this Python, with the same results; implies `wait`.
             on_event: called with every event of the run ("progress", "log", "metric", …).
@@ -91,15 +94,23 @@ class MedGenLogic:
         Raises:
             MedGenLibError: one sentence for the user; the scene is as before.
         """
-        plan, folder, keep = self._plan(slug, operation, inputs or {}, name, cohort, on_event)
+        given = inputs or {}
+        if frames == "all":
+            frameruns.check(self.operation(slug, operation)[1], given)
+        elif frames != "current":
+            raise RunError(_("“{frames}” is no choice of frames; say current or all.").format(frames=frames))
+        plan, folder, keep = self._plan(slug, operation, given, name, cohort, on_event)
+        options = {"name": name or "", "reference": _reference_node(plan.operation, given), "on_event": on_event}
         try:
             plan.settings, plan.tier, plan.device, plan.seed = dict(settings or {}), tier, device, seed
             plan.model = _model_folder(model)
+            if frames == "all":
+                run: MedGenRun = frameruns.prepare(plan, folder, given, log=_logger(on_event), **options)
+            else:
+                run = MedGenRun(plan, folder, keep=keep, **options)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        reference = _reference_node(plan.operation, inputs or {})
-        run = MedGenRun(plan, folder, name=name or "", reference=reference, keep=keep, on_event=on_event)
         if in_process:
             return run.perform_here()
         run.start()

@@ -18,6 +18,7 @@ from MedGenLib import cards, install, results
 from MedGenLib.choices import Choices
 from MedGenLib.errors import MedGenLibError
 from MedGenLib.estimate import Estimator
+from MedGenLib.frameruns import FramesRun
 from MedGenLib.i18n import _
 from MedGenLib.logic import MedGenLogic, missing_inputs
 from MedGenLib.parameters import Parameters
@@ -92,6 +93,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.train.discard.connect("clicked(bool)", self._on_discard)
         self.apply = ApplySection(layout)
         self.apply.operation.connect("currentIndexChanged(int)", self._on_operation)
+        self.apply.frames.connect("currentIndexChanged(int)", self._on_frames)
         self.apply.model.connect("currentIndexChanged(int)", self._on_model)
         self.apply.delete.connect("clicked(bool)", self._on_delete)
         self.apply.cohort.connect("currentPathChanged(QString)", self._text_writer("apply cohort"))
@@ -196,7 +198,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if operation is None:
             return
         records = self.logic.models(self.entry["slug"])
-        self.apply.show_operation(operation, alone=len(self.others) == 1, has_model=bool(records))
+        self.apply.show_operation(operation, len(self.others) == 1, bool(records), self.frames())
         _show_text(self.apply.cohort, "currentPath", parameters.text("apply cohort"))
         nodes = parameters.nodes("output")
         self.apply.output.setCurrentNode(nodes[0] if nodes else None)
@@ -266,6 +268,9 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def _on_operation(self, index: int) -> None:
         if 0 <= index < len(self.others):
             self.parameters().set_text("operation", self.others[index]["name"])
+
+    def _on_frames(self, index: int) -> None:
+        self.parameters().set_text("frames", "all" if index == 1 else "current")
 
     def _on_model(self, index: int) -> None:
         if self.apply.model.enabled and index >= 0:
@@ -369,7 +374,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         cohort = self.parameters().text("apply cohort") if of_collection else None
         model = str(self.apply.model.currentText) if operation["needs_model"] else None
         given = {} if of_collection else self.inputs(operation)
-        self._start(operation, given, model=model, cohort=cohort)
+        self._start(operation, given, model=model, cohort=cohort, frames=self.frames() or "current")
 
     def _start(self, operation: dict[str, Any], given: dict[str, Any], **options: Any) -> None:
         self.estimator.pause()
@@ -448,7 +453,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             said.append(found["model"].name)
         background = next(iter(parameters.nodes(reference_role(roles_of(run.plan.operation)) or "")), None)
         results.show(found, background)
-        chosen = parameters.nodes("output")
+        chosen = [] if isinstance(run, FramesRun) else parameters.nodes("output")
         if chosen and gives_one_mask(run.plan.operation) and results.nodes_of(found):
             try:
                 results.add_segments(results.nodes_of(found)[0], chosen[0])

@@ -13,7 +13,10 @@ class Parameters:
         self.node = node
 
     def text(self, key: str) -> str:
-        """A parameter, empty when it is not there. Keys: method, operation, tier, device, model, source, cohort."""
+        """A parameter, empty when it is not there.
+
+        Keys: method, operation, tier, device, model, source, cohort, frames ("current" or "all").
+        """
         return str(self.node.GetParameter(key) or "")
 
     def set_text(self, key: str, value: str) -> None:

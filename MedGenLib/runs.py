@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,9 @@ class MedGenRun:
             RunError: with the run's own sentence, when it did not end well.
             TimeoutError: it still runs.
         """
-        if self._job is not None and self.running:
-            self._job.wait(timeout, self._note)
+        end = None if timeout is None else time.monotonic() + timeout
+        while self._job is not None and self.running:  # more than once where a process a frame is needed
+            self._job.wait(None if end is None else end - time.monotonic(), self._note)
             self._end(self._job.state, self._job.message, self._job.exit_code, self._job.outputs)
         if self.state != "done":
             raise RunError(self.message, OUR_FAULT if self.exit_code is None else self.exit_code)
@@ -151,15 +153,16 @@ class MedGenRun:
     def perform_here(self) -> dict[str, Any]:
         """Do the work inside this Python; the results. RunError as `wait`."""
         self.state = "running"
-        try:
-            outputs = inprocess.perform(self.plan, self._note)
-        except RunError as error:
-            self._end("cancelled" if error.exit_code == CANCELLED else "failed", str(error), error.exit_code, [])
-            raise
-        except BaseException:
-            self._end("failed", _("MedGen failed through its own fault."), OUR_FAULT, [])
-            raise
-        self._end("done", "", 0, outputs)
+        while self.running:
+            try:
+                outputs = inprocess.perform(self.plan, self._note)
+            except RunError as error:
+                self._end("cancelled" if error.exit_code == CANCELLED else "failed", str(error), error.exit_code, [])
+                raise
+            except BaseException:
+                self._end("failed", _("MedGen failed through its own fault."), OUR_FAULT, [])
+                raise
+            self._end("done", "", 0, outputs)
         return self.wait()
 
     # --- both
@@ -203,10 +206,9 @@ class MedGenRun:
         return results
 
     def _load_role(self, path: Path, role: dict[str, Any], reference: Any) -> list[Any]:
-        record = _provenance(path)
-        files = sorted(path.glob(f"{role['name']}_*")) if path.is_dir() else [path]
+        record = provenance_at(path)
         nodes: list[Any] = []
-        for file in files:
+        for file in result_files(path, role):
             nodes += load_results(
                 file, role["kind"], self._node_name(role, reference), reference=reference, provenance=record
             )
@@ -246,7 +248,13 @@ def free_name(stem: str, folder: Path) -> str:
     return f"{clean}-{number}"
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def result_files(path: Path, role: dict[str, Any]) -> list[Path]:
+    """The files of an output: those of a role in a folder, or the one file."""
+    return sorted(path.glob(f"{role['name']}_*")) if path.is_dir() else [path]
+
+
+def provenance_at(path: Path) -> dict[str, Any]:
+    """How an output came to be, from the record beside it; empty when there is none."""
     file = path / "provenance.json" if path.is_dir() else path.with_name(path.name + ".provenance.json")
     with contextlib.suppress(OSError, ValueError):
         return dict(json.loads(file.read_text("utf-8")))

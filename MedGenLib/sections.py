@@ -164,6 +164,9 @@ class ApplySection:
         self.card, self._card_label = text_label(rich=True), qt.QLabel("")
         self.card.setStyleSheet("color: #555555;")
         self.cohort, self._cohort_label = ctk.ctkPathLineEdit(), qt.QLabel(_("Table"))
+        self.frames, self._frames_label = qt.QComboBox(), qt.QLabel(_("Frames"))
+        fill(self.frames, [_("Current frame"), _("All frames")], 0)
+        self.frames.setToolTip(_("All frames: one run a frame; the results play in the browser of the image."))
         self.output = node_selector(["vtkMRMLSegmentationNode"], _("Create new segmentation"))
         self.output.setToolTip(_("Results are new segments, here or in a new segmentation; nothing is overwritten."))
         self.new_output, self._output_label = qt.QLabel(_("Create new")), qt.QLabel(_("Result"))
@@ -176,12 +179,13 @@ class ApplySection:
         rows.addRow(self._model_label, self.models)
         rows.addRow(self._card_label, self.card)
         rows.addRow(self._cohort_label, self.cohort)
+        rows.addRow(self._frames_label, self.frames)
         rows.addRow(self._output_label, outputs)
         self.apply = qt.QPushButton(_("Apply"))
         layout.addWidget(self.apply)
 
-    def show_operation(self, operation: dict[str, Any], alone: bool, has_model: bool) -> None:
-        """Show what an operation asks for."""
+    def show_operation(self, operation: dict[str, Any], alone: bool, has_model: bool, frames: str | None) -> None:
+        """Show what an operation asks for. frames: "current", "all", or None for images that are no sequence."""
         for widget in (self.operation, self._operation_label):
             widget.setVisible(not alone)
         for widget in (self.models, self._model_label):
@@ -190,7 +194,12 @@ class ApplySection:
             widget.setVisible(operation["needs_model"] and has_model)
         for widget in (self.cohort, self._cohort_label):
             widget.setVisible(operation["scope"] == "collection")
-        into_segmentation = gives_one_mask(operation)
+        for widget in (self.frames, self._frames_label):
+            widget.setVisible(frames is not None)
+        was_blocked = self.frames.blockSignals(True)
+        self.frames.currentIndex = 1 if frames == "all" else 0
+        self.frames.blockSignals(was_blocked)
+        into_segmentation = gives_one_mask(operation) and frames != "all"
         self.output.setVisible(into_segmentation)
         self.new_output.setVisible(not into_segmentation)
         names = ", ".join(str(role["name"]) for role in operation["outputs"])

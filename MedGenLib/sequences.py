@@ -27,8 +27,9 @@ class Frame:
 
 
 def browser_of(node: Any) -> Any:
-    """The sequence browser that a node is the proxy of, or None."""
-    return slicer.modules.sequences.logic().GetFirstBrowserNodeForProxyNode(node)
+    """The sequence browser that a node is the proxy of, or None; None too where Slicer runs without Sequences."""
+    module = getattr(slicer.modules, "sequences", None)
+    return None if module is None else module.logic().GetFirstBrowserNodeForProxyNode(node)
 
 
 def export_sequence(

@@ -91,7 +91,9 @@ class Threshold(Method):
         ),
     )
 
-    def estimate(self, operation: Operation, cases: list[Case], config: Config, run: Run) -> Estimate:
+    def estimate(
+        self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
+    ) -> Estimate:
         """Four minutes, whatever comes; the slices along k that hold something when none was named."""
         suggested = {}
         if operation.name == "train" and cases and not cases[0].many("planes"):
