@@ -272,7 +272,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
     rows = []
-    columns = "case, slices, threshold + component, contour interpolation, multi-planar U-Net, train s, apply s, cpu s, said before s"
+    columns = "case, slices, threshold + component, contour interpolation, multi-planar U-Net, train s, apply s, "
+    columns += "cpu s, said before s"
     lines = ["| " + " | ".join(columns.split(", ")) + " |", "|---" * 9 + "|"]
     print("\n".join(lines), flush=True)
     for name in arguments.cases.split(","):

@@ -223,11 +223,8 @@ def dice(found: Tensor, reference: Tensor) -> float:
     return 2 * int((found & reference).sum()) / total if total else 1.0
 
 
-def dice_on_planes(volume: PlaneVolume, logits: Tensor, structures: list[int], planes: list[int]) -> float:
-    """Mean Dice over structures on some annotated planes, for logits (structures, *grid.shape)."""
-    assert volume.labels is not None and volume.owner is not None
-    where = torch.isin(volume.owner, torch.tensor(planes, dtype=torch.int16))
-    found, truth = labels_from_distances(logits[:, where], structures), volume.labels[where]
+def mean_dice(found: Tensor, truth: Tensor, structures: list[int]) -> float:
+    """Mean Dice over structures of two label tensors."""
     return float(np.mean([dice(found == value, truth == value) for value in structures]))
 
 
@@ -369,20 +366,31 @@ class Fit:
             self.chosen.held_out = {f"weight {w:g}": round(float(m), 4) for w, m in zip(weights, mean, strict=True)}
 
     def _scores(self, volume: PlaneVolume, planes: list[int], weights: tuple[float, ...]) -> list[float]:
-        """Held-out Dice of one volume for each weight of the interpolation, which is not shown the held-out planes."""
+        """Held-out Dice of one volume for each weight of the interpolation.
+
+        The interpolation is shown every plane but the one looked at: hiding all held-out planes at once would leave it
+        wider gaps than it has in use, and make it look worse than it is.
+        """
         before = volume.hidden, volume.distances
+        turns = [[plane] for plane in planes] if self.helpers.interpolation else [planes]
         if self.helpers.interpolation:
-            volume.interpolate(self.structures, [frozenset(planes)])
+            volume.interpolate(self.structures, [frozenset(turn) for turn in turns])
         predictor = Predictor(self.result, self.helpers, self.prior, self.structures, patch_of(self.config))
         matrices = orientation_matrices(3, "axes" if self.helpers.position else "random", self.run.seed)
-        mean = predictor.mean(volume, 0, matrices, self.run, self.training.autocast)
-        distances = volume.distances[0] if volume.distances else None
-        scores = [
-            dice_on_planes(volume, fuse(mean, distances, weight, volume.grid.spacing), self.structures, planes)
-            for weight in weights
-        ]
+        found: list[list[Tensor]] = [[] for _ in weights]
+        truth: list[Tensor] = []
+        assert volume.labels is not None and volume.owner is not None
+        for variant, turn in enumerate(turns):
+            mean = predictor.mean(volume, variant, matrices, self.run, self.training.autocast)
+            distances = volume.distances[variant] if volume.distances else None
+            where = torch.isin(volume.owner, torch.tensor(turn, dtype=torch.int16))
+            truth.append(volume.labels[where])
+            for weight, pieces in zip(weights, found, strict=True):
+                logits = fuse(mean, distances, weight, volume.grid.spacing)
+                pieces.append(labels_from_distances(logits[:, where], self.structures))
         volume.hidden, volume.distances = before
-        return scores
+        reference = torch.cat(truth)
+        return [mean_dice(torch.cat(pieces), reference, self.structures) for pieces in found]
 
 
 # --- what is annotated, and which helpers are on
