@@ -8,6 +8,7 @@ constraints that keep pip from exchanging torch, numpy, scipy or SimpleITK for o
 from __future__ import annotations
 
 import importlib
+import inspect
 import platform
 import tempfile
 from importlib import metadata
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.doctor import NEEDED
+from medgen.doctor import _numbers as numbers
 from MedGenLib.errors import MedGenLibError
 from MedGenLib.i18n import _
 
@@ -39,7 +41,7 @@ def missing() -> list[str]:
     return [
         f"{name}>={floor}"
         for name, floor in NEEDED.items()
-        if (version := installed(name)) is None or _numbers(version) < _numbers(floor)
+        if (version := installed(name)) is None or numbers(version) < numbers(floor)
     ]
 
 
@@ -99,7 +101,7 @@ def _install_torch() -> None:
         ) from None
     importlib.invalidate_caches()
     found = installed("torch")
-    if found is None or _numbers(found) < _numbers(TORCH):
+    if found is None or numbers(found) < numbers(TORCH):
         raise InstallError(
             _("torch{requirement} could not be had for this computer (found: {found}); MedGen cannot run here.").format(
                 requirement=requirement, found=found or _("none")
@@ -113,18 +115,12 @@ def _install_rest(requirements: list[str]) -> None:
         constraints.write_text(pins(), encoding="utf-8")
         try:
             try:
-                packaging: Any = importlib.import_module("slicer.packaging")
+                slicer_packaging: Any = importlib.import_module("slicer.packaging")
             except ImportError:  # Slicer 5.10
                 util: Any = importlib.import_module("slicer.util")
                 util.pip_install(["-c", str(constraints), *requirements])
             else:
-                packaging.pip_ensure(
-                    requirements,
-                    constraints=constraints,
-                    prompt_install=False,
-                    requester="MedGen",
-                    skip_in_testing=True,
-                )
+                _ensure(slicer_packaging.pip_ensure, requirements, constraints)
         except Exception as error:  # CalledProcessError, RuntimeError, OSError: the user needs a sentence
             raise InstallError(
                 _("The packages could not be installed ({error}); check the network and try again.").format(
@@ -133,15 +129,17 @@ def _install_rest(requirements: list[str]) -> None:
             ) from None
 
 
+def _ensure(pip_ensure: Any, requirements: list[str], constraints: Path) -> None:
+    """Slicer 5.12's installer: it takes parsed requirements, and asks nothing more, as the user has agreed already."""
+    from packaging.requirements import Requirement
+
+    options: dict[str, Any] = {"prompt_install": False, "requester": "MedGen", "skip_in_testing": True}
+    if "prompt_restart" in inspect.signature(pip_ensure).parameters:  # not in every 5.11 and 5.12
+        options["prompt_restart"] = False
+    pip_ensure([Requirement(one) for one in requirements], constraints=constraints, **options)
+
+
 def pins() -> str:
     """Constraints that keep what is installed: pip must not exchange one torch (or numpy) for another."""
     versions = {name: installed(name) for name in PINNED}
     return "".join(f"{name}=={version}\n" for name, version in versions.items() if version)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    parts = []
-    for part in version.split("+")[0].split(".")[:3]:
-        digits = "".join(character for character in part if character.isdigit())
-        parts.append(int(digits) if digits else 0)
-    return tuple(parts)

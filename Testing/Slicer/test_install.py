@@ -30,9 +30,18 @@ def registry(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> list[
             asked.append(("torch", askConfirmation, torchVersionRequirement))
             versions["torch"] = "2.9.0+cpu"
 
-    def pip_ensure(requirements: list[str], constraints: Path, **options: Any) -> None:
-        asked.append((list(requirements), constraints.read_text(), options))
-        versions.update({requirement.split(">=")[0]: "99" for requirement in requirements})
+    def pip_ensure(
+        requirements: list[Any],
+        constraints: Path,
+        prompt_install: bool = True,
+        prompt_restart: bool = True,
+        requester: str | None = None,
+        skip_in_testing: bool = True,
+    ) -> None:
+        wanted = [one for one in requirements if one.marker is None or one.marker.evaluate()]  # as Slicer reads them
+        options = {"prompt_install": prompt_install, "prompt_restart": prompt_restart}
+        asked.append(([str(one) for one in wanted], constraints.read_text(), options))
+        versions.update({one.name: "99" for one in wanted})
 
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
     monkeypatch.setitem(sys.modules, "slicer.packaging", types.SimpleNamespace(pip_ensure=pip_ensure))
@@ -60,7 +69,20 @@ def test_torch_comes_first_and_the_rest_is_pinned_to_it(registry: list[Any]) -> 
     requirements, constraints, options = registry[1]
     assert "pydantic>=2.5" in requirements and not any(item.startswith("torch>") for item in requirements)
     assert {"torch==2.9.0+cpu", "numpy==2.4.6", "scipy==1.17.1", "SimpleITK==2.5.7"} <= set(constraints.split())
-    assert options["prompt_install"] is False
+    assert options == {"prompt_install": False, "prompt_restart": False}  # the one question has been answered
+    assert install.missing() == []
+
+
+def test_a_slicer_that_never_asks_for_a_restart_is_not_told_not_to(
+    registry: list[Any], versions: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pip_ensure(
+        requirements: list[Any], constraints: Path, prompt_install: bool, requester: str, skip_in_testing: bool
+    ) -> None:
+        versions.update({one.name: "99" for one in requirements})
+
+    monkeypatch.setitem(sys.modules, "slicer.packaging", types.SimpleNamespace(pip_ensure=pip_ensure))
+    install.install(install.missing())
     assert install.missing() == []
 
 
