@@ -12,8 +12,8 @@ import slicer
 from MedGenLib.i18n import _
 
 OURS = "MedGen.AnnotatedSlice"
-_SAME_DIRECTION = 0.9999
-_SAME_OFFSET = 0.25  # mm: nearer than half of any slice one would draw on
+_SAME_DIRECTION = 1 - 1e-6  # cosine of 0.08 degrees
+_SAME_OFFSET = 0.25  # mm, where no volume says how thin a slice is
 
 
 def slice_nodes() -> list[Any]:
@@ -54,20 +54,25 @@ def frame_of_plane(plane: Any) -> np.ndarray:
     return frame
 
 
-def same_plane(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two frames lie in one plane."""
+def half_a_voxel(volume: Any) -> float:
+    """How near two planes of a volume are one, mm: half of its smallest spacing; a default without a volume."""
+    return _SAME_OFFSET if volume is None else min(volume.GetSpacing()) / 2
+
+
+def same_plane(one: np.ndarray, other: np.ndarray, tolerance: float = _SAME_OFFSET) -> bool:
+    """Whether two frames lie in one plane, up to `tolerance` mm."""
     normal = one[:3, 2]
     return (
         abs(float(normal @ other[:3, 2])) > _SAME_DIRECTION
-        and abs(float(normal @ (other[:3, 3] - one[:3, 3]))) < _SAME_OFFSET
+        and abs(float(normal @ (other[:3, 3] - one[:3, 3]))) < tolerance
     )
 
 
-def mark(slice_node: Any, known: list[Any]) -> Any:
+def mark(slice_node: Any, known: list[Any], tolerance: float = _SAME_OFFSET) -> Any:
     """The plane node of what a slice view shows: a new one, or the one among `known` that says so already."""
     frame = frame_of_slice(slice_node)
     for plane in known:
-        if same_plane(frame, frame_of_plane(plane)):
+        if same_plane(frame, frame_of_plane(plane), tolerance):
             return plane
     size = max(slice_node.GetFieldOfView()[:2])
     return add_plane(frame, describe(frame), size)
@@ -110,9 +115,8 @@ def describe(frame: np.ndarray) -> str:
     return f"{(_('Sagittal'), _('Coronal'), _('Axial'))[axis]} {where}"
 
 
-def jump_to(plane: Any) -> Any:
-    """Show a plane in the slice view that lies most nearly in its direction; that view's node, None without views."""
-    frame = frame_of_plane(plane)
+def jump_to(frame: np.ndarray) -> Any:
+    """Show a frame in the slice view that lies most nearly in its direction; that view's node, None without views."""
     views = slice_nodes()
     if not views:
         return None
@@ -124,14 +128,13 @@ def jump_to(plane: Any) -> Any:
     return view
 
 
-def planes_from_markups(content: dict[str, Any]) -> list[Any]:
-    """Plane nodes of the content of a .mrk.json, as an estimate suggests them; named by where they lie."""
-    planes = []
+def frames_from_markups(content: dict[str, Any]) -> list[np.ndarray]:
+    """Frames of the planes in the content of a .mrk.json, as an estimate suggests them."""
+    frames = []
     for item in content["markups"]:
         flip = np.diag([-1.0, -1.0, 1.0]) if item.get("coordinateSystem", "LPS") == "LPS" else np.eye(3)
         frame = np.eye(4)
         frame[:3, :3] = flip @ np.array(item["orientation"], float).reshape(3, 3)
         frame[:3, 3] = flip @ np.array(item["center"], float)
-        frame = right_handed(frame)
-        planes.append(add_plane(frame, describe(frame)))
-    return planes
+        frames.append(right_handed(frame))
+    return frames

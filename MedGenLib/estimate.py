@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import qt
 
 from MedGenLib import cards
-from MedGenLib.errors import MedGenLibError
+from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.i18n import _
 from MedGenLib.logic import MedGenLogic
+from MedGenLib.plan import export_inputs
 from MedGenLib.polling import Poller
 from MedGenLib.runs import MedGenRun
 
@@ -34,6 +37,8 @@ class Estimator:
         self.found: dict[str, Any] | None = None
         self.refused = ""
         self.done = False
+        # Written once for the nodes as they are: a changed setting asks again about the same files.
+        self._exported: tuple[str, Any, dict[str, list[str]]] | None = None
         self._poller = Poller(self._on_end)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -42,7 +47,7 @@ class Estimator:
 
     def ask(self, slug: str, inputs: dict[str, Any], cohort: str | None, options: dict[str, Any]) -> bool:
         """Ask for the time of a training, unless the same was asked last; whether it was asked anew."""
-        key = json.dumps([slug, _ids(inputs), cohort, options], sort_keys=True)
+        key = json.dumps([slug, _state(inputs), cohort, options], sort_keys=True)
         if key == self._asked:
             return False
         self.forget()
@@ -63,19 +68,41 @@ class Estimator:
         if not self.done:
             self.forget()
 
-    drop = forget
+    def drop(self) -> None:
+        """Forget everything, with the files that were written."""
+        self.forget()
+        self._delete_files()
+
+    def _delete_files(self) -> None:
+        if self._exported is not None:
+            self._exported[1].cleanup()
+            self._exported = None
 
     def _start(self) -> None:
         if self._question is None:
             return
         slug, inputs, cohort, options = self._question
         try:
-            run = self._logic.check(slug, "train", inputs, cohort=cohort, **options)
-        except MedGenLibError as error:
-            self.refused, self.done = str(error), True
+            files = self._files(slug, inputs)
+            run = self._logic.check(slug, "train", files, cohort=cohort, **options)
+        except (MedGenLibError, OSError) as error:
+            words = plain(error, error.filename or tempfile.gettempdir()) if isinstance(error, OSError) else str(error)
+            self.refused, self.done = words, True
             self._on_found()
             return
         self._poller.follow(run)
+
+    def _files(self, slug: str, inputs: dict[str, Any]) -> dict[str, list[str]]:
+        key = json.dumps([slug, _state(inputs)], sort_keys=True)
+        if self._exported is None or self._exported[0] != key:
+            self._delete_files()
+            if not inputs:
+                return {}
+            folder: Any = tempfile.TemporaryDirectory(prefix="medgen-estimate-", ignore_cleanup_errors=True)
+            operation = self._logic.operation(slug, "train")[1]
+            files = export_inputs(operation, inputs, Path(folder.name), lambda message: None)
+            self._exported = key, folder, files
+        return self._exported[2]
 
     def _on_end(self, run: MedGenRun) -> None:
         self.done = True
@@ -97,12 +124,27 @@ class Estimator:
         return "\n".join([words, *map(str, self.found.get("notes", []))])
 
 
-def _ids(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Nodes by id, so that a question can be compared with the one before."""
+def _state(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Nodes by id and when they last changed, so that a question can be compared with the one before."""
 
-    def name(value: Any) -> Any:
+    def state(value: Any) -> Any:
         if isinstance(value, list):
-            return [name(item) for item in value]
-        return value.GetID() if hasattr(value, "GetID") else str(value)
+            return [state(item) for item in value]
+        return [value.GetID(), _changed(value)] if hasattr(value, "GetID") else str(value)
 
-    return {role: name(value) for role, value in inputs.items()}
+    return {role: state(value) for role, value in inputs.items()}
+
+
+def _changed(node: Any) -> int:
+    """When a node, what it holds or where it is placed last changed."""
+    holders = [node]
+    if node.IsA("vtkMRMLVolumeNode") and node.GetImageData() is not None:
+        holders.append(node.GetImageData())
+    if node.IsA("vtkMRMLSegmentationNode"):
+        segmentation = node.GetSegmentation()
+        segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
+        source = segmentation.GetSourceRepresentationName()
+        holders += [segmentation, *segments, *(one.GetRepresentation(source) for one in segments)]
+    transform = node.GetParentTransformNode() if node.IsA("vtkMRMLTransformableNode") else None
+    moved = 0 if transform is None else int(transform.GetTransformToWorldMTime())
+    return max([moved, *(int(one.GetMTime()) for one in holders if one is not None)])

@@ -14,9 +14,10 @@ import slicer
 import slicer.util
 import vtk
 
+from medgen import models
 from MedGenLib import cards, install, results
 from MedGenLib.choices import Choices
-from MedGenLib.errors import MedGenLibError
+from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.estimate import Estimator
 from MedGenLib.frameruns import FramesRun
 from MedGenLib.i18n import _
@@ -48,6 +49,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self._entered = False
         self._frozen = False
         self._closed = False
+        self._on_disk: dict[tuple[str, int], tuple[list[dict[str, Any]], list[str]]] = {}
         self.selectors: RoleSelectors | None = None
         self.slices: AnnotatedSlices | None = None
         self.empty = label(
@@ -130,7 +132,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             return
         self._freeze(False)
         self._observe_parameters()
-        self.estimator.forget()
+        self.estimator.drop()
         self.refresh()
 
     def refresh(self) -> None:
@@ -168,12 +170,23 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.selectors = RoleSelectors(self.roles(), self.parameters)
         self._inputs.addWidget(self.selectors.widget)
         marked = next((role for role in self.roles() if shown_as_slices(role)), None)
-        self.slices = None if marked is None else AnnotatedSlices(marked, self.parameters)
+        self.slices = None if marked is None else AnnotatedSlices(marked, self.parameters, self._reference)
         if self.slices is not None:
             self._inputs.addWidget(self.slices.widget)
         self.settings.build(self.entry, [one for one in (self.training, self.operation) if one is not None])
         titles = [str(one["title"]) for one in self.others]
         fill(self.apply.operation, titles, self.others.index(self.operation) if self.operation else -1)
+
+    def _reference(self) -> Any:
+        return next(iter(self.parameters().nodes(reference_role(self.roles()) or "")), None)
+
+    def _models(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Models of the method and its interrupted trainings, as they were found on disk when that last changed."""
+        slug, folder = self.entry["slug"], models.folder()
+        key = slug, folder.stat().st_mtime_ns if folder.is_dir() else 0  # a script may train beside the panel
+        if key not in self._on_disk:
+            self._on_disk = {key: (self.logic.models(slug), self.logic.interrupted(slug))}
+        return self._on_disk[key]
 
     def _show_training(self, parameters: Parameters) -> None:
         self.train.button.setVisible(self.training is not None)
@@ -186,7 +199,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         _show_text(self.train.name, "text", parameters.text("name"))
         self.train.name.placeholderText = self.logic.free_model_name(self.entry["slug"])
         self.train.train.text = self.training["title"]
-        names = [] if self.poller.busy else self.logic.interrupted(self.entry["slug"])
+        names = [] if self.poller.busy else self._models()[1]
         self.train.interrupted.setVisible(bool(names))
         self.train.interrupted_text.text = (
             _("The training of “{name}” was interrupted.").format(name=names[-1]) if names else ""
@@ -197,7 +210,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.apply.button.setVisible(operation is not None)
         if operation is None:
             return
-        records = self.logic.models(self.entry["slug"])
+        records = self._models()[0]
         self.apply.show_operation(operation, len(self.others) == 1, bool(records), self.frames())
         _show_text(self.apply.cohort, "currentPath", parameters.text("apply cohort"))
         nodes = parameters.nodes("output")
@@ -223,18 +236,21 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         """Why training cannot start now, for the tooltip; empty when it can."""
         if self.training is None:
             return _("This method is not trained.")
-        if not self.trains_from_nodes():
-            return self.estimator.refused if self.parameters().text("cohort") else _("Choose a table of cases.")
-        missing = missing_inputs(self.training, self.inputs(self.training))
+        from_nodes = self.trains_from_nodes()
+        if not from_nodes and not self.parameters().text("cohort"):
+            return _("Choose a table of cases.")
+        missing = missing_inputs(self.training, self.inputs(self.training)) if from_nodes else []
         if missing:
             return _("Choose: {roles}.").format(roles=", ".join(missing))
         if self.estimator.refused:
             return self.estimator.refused
-        if self.slices is not None and not self.slices.planes():
+        if from_nodes and self.slices is not None and not self.slices.planes():
             if self.slices.suggested:
                 return _("Confirm the slices that look annotated, or mark them yourself.")
             if not self.estimator.done:
                 return _("Mark the slices that are annotated, or wait until they are suggested.")
+        if not self.estimator.done and not self._missing_packages:  # without packages, Train asks for them
+            return _("Estimating the time…")
         return ""
 
     def why_not_apply(self) -> str:
@@ -242,7 +258,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         operation = self.operation
         if operation is None:
             return _("This method has no other operation.")
-        if operation["needs_model"] and not self.logic.models(self.entry["slug"]):
+        if operation["needs_model"] and not self._models()[0]:
             return _("There is no model yet: train one first.")
         if operation["scope"] == "collection":
             return "" if self.parameters().text("apply cohort") else _("Choose a table of cases.")
@@ -284,6 +300,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.logic.remove_model(name)
         except MedGenLibError as error:
             self._say_failed(str(error))
+        self._on_disk.clear()
         self.refresh()
 
     def _on_output(self, node: Any) -> None:
@@ -312,6 +329,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if training is None or self.poller.busy or not self._entered:
             return
         if self._missing_packages:
+            self.estimator.forget()
             self._say_time(_("The time is estimated once MedGen's packages are installed."))
             return
         cohort = None if self.trains_from_nodes() else self.parameters().text("cohort")
@@ -379,6 +397,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def _start(self, operation: dict[str, Any], given: dict[str, Any], **options: Any) -> None:
         self.estimator.pause()
         self._early = []
+        failed = ""
         slicer.app.setOverrideCursor(qt.Qt.WaitCursor)  # nodes are written to files here
         try:
             run = self.logic.process(
@@ -390,10 +409,14 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
                 **options,
             )
         except MedGenLibError as error:
-            self._say_failed(str(error))
-            return
+            failed = str(error)
+        except OSError as error:
+            failed = plain(error, error.filename or _("The run's folder"))
         finally:
             slicer.app.restoreOverrideCursor()
+        if failed:  # said only now: no wait cursor over a message that waits for the person
+            self._say_failed(failed)
+            return
         self._follow(run)
 
     def _on_resume(self, checked: bool = False) -> None:
@@ -411,6 +434,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def _on_discard(self, checked: bool = False) -> None:
         for name in self.logic.interrupted(self.entry["slug"])[-1:]:
             self.logic.discard(name)
+        self._on_disk.clear()
         self.refresh()
 
     def _follow(self, run: MedGenRun) -> None:
@@ -434,6 +458,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
                 self.run.log.appendPlainText(str(event["message"]))
 
     def _on_run_end(self, run: MedGenRun) -> None:
+        self._on_disk.clear()
         if run.state == "done":
             self._take(run)
         elif run.state == "cancelled":
@@ -483,7 +508,9 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             return
         self._missing_packages = install.missing()
         self._observe_parameters()
-        self.estimator.forget()
+        self._on_disk.clear()
+        if self.estimator.found is None:
+            self.estimator.forget()
         if self.selectors is not None:
             self.selectors.choose_only_candidates(self.parameters())
         self.refresh()

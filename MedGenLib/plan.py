@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from MedGenLib.errors import RunError
+from MedGenLib.errors import RunError, plain
 from MedGenLib.export import export_node
 from MedGenLib.i18n import _
 
@@ -145,11 +145,14 @@ def _as_path(value: Any, role: dict[str, Any], folder: Path, reference: Any, may
 
 
 def write_cohort(files: dict[str, list[str]], folder: Path) -> Path:
-    """cohort.csv of one row: a column a role, several files of a role separated by `;`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """cohort.csv of one row: a column a role, several files of a role separated by `;`; RunError when it cannot be."""
     path = folder / "cohort.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*files, "subject"])
-        writer.writerow([*(";".join(paths) for paths in files.values()), "case1"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*files, "subject"])
+            writer.writerow([*(";".join(paths) for paths in files.values()), "case1"])
+    except OSError as error:
+        raise RunError(plain(error, path)) from None
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from medgen.cli import CHECKPOINT
 from medgen.errors import CANCELLED, OUR_FAULT
 from medgen.jobs import Job
 from MedGenLib import inprocess
-from MedGenLib.errors import MedGenLibError, RunError
+from MedGenLib.errors import MedGenLibError, RunError, plain
 from MedGenLib.i18n import _
 from MedGenLib.load import load_results
 from MedGenLib.plan import WITHOUT_NODE, Plan
@@ -75,6 +76,11 @@ class MedGenRun:
         self._keep = keep
         self._on_event = on_event
         self._job: Job | None = None
+        self._scene_closed = False
+        self._closing = slicer.mrmlScene.AddObserver(slicer.mrmlScene.EndCloseEvent, self._on_scene_closed)
+
+    def _on_scene_closed(self, caller: Any, event: str) -> None:
+        self._scene_closed = True
 
     # --- in a process of its own
 
@@ -141,10 +147,12 @@ class MedGenRun:
         """Forget a run that was killed: nothing is loaded, and its files go as soon as the process has ended."""
         if self._job is not None and self.running:
             job, self.state = self._job, "cancelled"
+            slicer.mrmlScene.RemoveObserver(self._closing)  # here, as the scene is the main thread's
 
             def finish() -> None:
-                job.wait(20)
-                self._clean_up()
+                with contextlib.suppress(TimeoutError):  # a process that cannot be ended; its files may still go
+                    job.wait(20)
+                self._delete_files()
 
             threading.Thread(target=finish, daemon=True, name="medgen-abandoned").start()
 
@@ -179,15 +187,29 @@ class MedGenRun:
             self._on_event(event)
 
     def _end(self, state: str, message: str, exit_code: int | None, outputs: list[Event]) -> None:
+        makes_nodes = any(role["kind"] not in WITHOUT_NODE for role in self.plan.operation["outputs"])
+        if state == "done" and self._scene_closed and makes_nodes and not self.check:
+            message = _("The scene was closed before the run ended, so its results were not loaded.")
+            state, exit_code = "cancelled", CANCELLED
         try:
             if state == "done" and not self.check:
                 self.results = self._load(outputs)
         except MedGenLibError as error:
             state, message, exit_code = "failed", str(error), OUR_FAULT
+        except OSError as error:
+            state, message, exit_code = "failed", plain(error, error.filename or models.home()), OUR_FAULT
+        except Exception as error:  # a timer polls: whatever it is must end the run, not come back at every tick
+            logging.exception("MedGen: the results could not be loaded")
+            words = _("The results could not be loaded ({error}); see the Python console.")
+            state, message, exit_code = "failed", words.format(error=type(error).__name__), OUR_FAULT
         self.state, self.message, self.exit_code = state, message, exit_code
         self._clean_up()
 
     def _clean_up(self) -> None:
+        slicer.mrmlScene.RemoveObserver(self._closing)
+        self._delete_files()
+
+    def _delete_files(self) -> None:
         if not (self._keep and self.state != "done" and can_resume(self.plan.out)):
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -96,13 +96,16 @@ class RoleSelectors:
         """Show what the parameters say, without writing it back."""
         self._quiet = True
         for name, selector in self.selectors.items():
-            nodes = parameters.nodes(name)
-            if hasattr(selector, "setCurrentNode"):
-                selector.setCurrentNode(nodes[0] if nodes else None)
-            elif hasattr(selector, "setCheckState"):
+            nodes, role = parameters.nodes(name), self.roles[name]
+            if role["kind"] in NODE_CLASSES and role["many"]:  # a checkable combo box has a current node too
+                for node in selector.checkedNodes():
+                    if node not in nodes:
+                        selector.setCheckState(node, qt.Qt.Unchecked)
                 for node in nodes:
                     selector.setCheckState(node, qt.Qt.Checked)
-            elif hasattr(selector, "currentPath"):
+            elif role["kind"] in NODE_CLASSES:
+                selector.setCurrentNode(nodes[0] if nodes else None)
+            elif role["kind"] != "Class":
                 selector.currentPath = parameters.text(f"role.{name}")
             elif selector.text != parameters.text(f"role.{name}"):
                 selector.text = parameters.text(f"role.{name}")
@@ -112,7 +115,7 @@ class RoleSelectors:
         """Where the scene has exactly one node for a role that must be filled, take it."""
         for name, selector in self.selectors.items():
             role = self.roles[name]
-            if role["optional"] or parameters.nodes(name) or not hasattr(selector, "setCurrentNode"):
+            if role["optional"] or role["many"] or parameters.nodes(name) or role["kind"] not in NODE_CLASSES:
                 continue
             if selector.nodeCount() == 1:
                 parameters.set_nodes(name, [_first_node(NODE_CLASSES[role["kind"]])])

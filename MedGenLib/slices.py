@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import qt
 
 from MedGenLib import annotation
@@ -16,10 +17,13 @@ from MedGenLib.selectors import node_selector
 class AnnotatedSlices:
     """The slices of one role; `on_marked()` is called when somebody marked, confirmed or removed one."""
 
-    def __init__(self, role: dict[str, Any], parameters: Callable[[], Parameters]) -> None:
+    def __init__(
+        self, role: dict[str, Any], parameters: Callable[[], Parameters], reference: Callable[[], Any] = lambda: None
+    ) -> None:
         self.role = role
+        self._reference = reference  # the volume that is drawn on
         self._parameters = parameters
-        self._suggested: dict[str, Any] | None = None
+        self._suggested: list[np.ndarray] = []
         self._quiet = False
         self.widget = qt.QFrame()
         self.widget.setFrameShape(qt.QFrame.StyledPanel)
@@ -31,6 +35,10 @@ class AnnotatedSlices:
         self.title.wordWrap = True
         layout.addWidget(self.title)
         layout.addWidget(self._make_marker())
+        self.note = qt.QLabel()
+        self.note.wordWrap = True
+        self.note.setVisible(False)
+        layout.addWidget(self.note)
         self._rows = qt.QWidget()
         self._rows_layout = qt.QVBoxLayout(self._rows)
         self._rows_layout.setContentsMargins(0, 0, 0, 0)
@@ -61,8 +69,13 @@ class AnnotatedSlices:
 
     def _make_suggestion(self) -> Any:
         self.suggestion = qt.QWidget()
-        layout = qt.QHBoxLayout(self.suggestion)
-        layout.setContentsMargins(0, 0, 0, 0)
+        column = qt.QVBoxLayout(self.suggestion)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        layout = qt.QHBoxLayout()
+        column.addLayout(layout)
+        self._suggestion_rows = column
+        self.suggestion_buttons: list[Any] = []
         self.suggestion_text = qt.QLabel()
         self.suggestion_text.wordWrap = True
         self.confirm_button = qt.QPushButton(_("Confirm"))
@@ -80,8 +93,12 @@ class AnnotatedSlices:
         if view is None:
             return
         planes = self.planes()
-        plane = annotation.mark(view, planes)
-        if plane not in planes:
+        plane = annotation.mark(view, planes, annotation.half_a_voxel(self._reference()))
+        known = plane in planes
+        self.note.setVisible(known)
+        if known:
+            self.note.text = _("This slice is marked already: {name}.").format(name=plane.GetName())
+        else:
             self._parameters().set_nodes(self.role["name"], [*planes, plane])
 
     def _on_add(self, plane: Any) -> None:
@@ -95,9 +112,7 @@ class AnnotatedSlices:
         self._quiet = False
 
     def _on_confirm(self, checked: bool = False) -> None:
-        if self._suggested is None:
-            return
-        planes = annotation.planes_from_markups(self._suggested)
+        planes = [annotation.add_plane(frame, annotation.describe(frame)) for frame in self._suggested]
         self.suggest(None)
         self._parameters().set_nodes(self.role["name"], [*self.planes(), *planes])
 
@@ -109,9 +124,9 @@ class AnnotatedSlices:
 
         return remove
 
-    def _jumper(self, plane: Any) -> Callable[..., None]:
+    def _jumper(self, frame: Callable[[], np.ndarray]) -> Callable[..., None]:
         def jump(checked: bool = False) -> None:
-            annotation.jump_to(plane)
+            annotation.jump_to(frame())
 
         return jump
 
@@ -123,19 +138,22 @@ class AnnotatedSlices:
 
     def suggest(self, content: dict[str, Any] | None) -> None:
         """Offer the slices of a .mrk.json's content for confirmation; None withdraws the offer."""
-        self._suggested = content
-        count = len(content["markups"]) if content else 0
+        _clear(self._suggestion_rows, self.suggestion_buttons)
+        self._suggested = annotation.frames_from_markups(content) if content else []
+        for frame in self._suggested:
+            button = self._show_button(lambda frame=frame: frame)
+            _add_row(self._suggestion_rows, annotation.describe(frame), button)
+            self.suggestion_buttons.append(button)
+        count = len(self._suggested)
         self.suggestion.setVisible(count > 0)
         if count:
             text = _("This slice looks annotated.") if count == 1 else _("These {n} slices look annotated.")
             self.suggestion_text.text = text.format(n=count)
-            names = [str(item.get("name", "")) for item in (content or {})["markups"]]
-            self.suggestion_text.setToolTip("\n".join(names))
 
     @property
     def suggested(self) -> bool:
         """Whether an offer stands."""
-        return self._suggested is not None
+        return bool(self._suggested)
 
     def show(self) -> None:
         """Show the views there are and the slices marked by now."""
@@ -153,27 +171,46 @@ class AnnotatedSlices:
         wanted = [(plane.GetID(), plane.GetName()) for plane in planes]
         if wanted != self._shown:
             self._shown = wanted
+            self.note.setVisible(False)
             self._fill(planes)
 
     def _fill(self, planes: list[Any]) -> None:
-        for show_button, _remove_button in self.row_buttons:
-            row = show_button.parentWidget()
-            self._rows_layout.removeWidget(row)
-            row.hide()
-            row.deleteLater()
+        _clear(self._rows_layout, [show_button for show_button, _remove_button in self.row_buttons])
         self.row_buttons = []
         for plane in planes:
-            row = qt.QWidget()
-            layout = qt.QHBoxLayout(row)
-            layout.setContentsMargins(8, 0, 0, 0)
-            show_button, remove_button = qt.QToolButton(), qt.QToolButton()
-            show_button.text, remove_button.text = _("Show"), _("Remove")
-            show_button.setToolTip(_("Jump to this slice"))
+            show_button, remove_button = (
+                self._show_button(lambda plane=plane: annotation.frame_of_plane(plane)),
+                qt.QToolButton(),
+            )
+            remove_button.text = _("Remove")
             remove_button.setToolTip(_("This slice is not annotated after all"))
-            show_button.connect("clicked(bool)", self._jumper(plane))
             remove_button.connect("clicked(bool)", self._remover(plane))
-            layout.addWidget(qt.QLabel(plane.GetName()), 1)
-            layout.addWidget(show_button)
-            layout.addWidget(remove_button)
-            self._rows_layout.addWidget(row)
+            _add_row(self._rows_layout, plane.GetName(), show_button, remove_button)
             self.row_buttons.append((show_button, remove_button))
+
+    def _show_button(self, frame: Callable[[], np.ndarray]) -> Any:
+        button = qt.QToolButton()
+        button.text = _("Show")
+        button.setToolTip(_("Jump to this slice"))
+        button.connect("clicked(bool)", self._jumper(frame))
+        return button
+
+
+def _add_row(column: Any, text: str, *buttons: Any) -> None:
+    row = qt.QWidget()
+    layout = qt.QHBoxLayout(row)
+    layout.setContentsMargins(8, 0, 0, 0)
+    layout.addWidget(qt.QLabel(text), 1)
+    for button in buttons:
+        layout.addWidget(button)
+    column.addWidget(row)
+
+
+def _clear(column: Any, buttons: list[Any]) -> None:
+    """Take out the rows that hold these buttons."""
+    for button in buttons:
+        row = button.parentWidget()
+        column.removeWidget(row)
+        row.hide()
+        row.deleteLater()
+    buttons.clear()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
 from MedGenLib.plan import export_inputs, write_cohort
-from MedGenLib.runs import python_executable
+from MedGenLib.runs import MedGenRun, python_executable
 from MedGenLib.selftest import add_drawing, add_planes, add_volume, ball, check_train_and_apply, dice, labels_of
 
 
@@ -149,6 +151,57 @@ def test_cancelling_ends_the_process_and_the_training_can_go_on(nodes: dict[str,
     until(lambda: again.poll() is not None and not again.running)
     logic.discard("long")
     assert logic.interrupted(SLUG) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(OSError(errno.ENOSPC, "No space left on device"), "No space is left"), (ValueError("x"), "could not be loaded")],
+)
+def test_whatever_goes_wrong_with_the_results_ends_the_run(
+    nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(self: MedGenRun, outputs: list[Any]) -> None:
+        raise error
+
+    monkeypatch.setattr(MedGenRun, "_load", fail)
+    run = MedGenLogic().process(SLUG, "invert", {"image": nodes["image"]})
+    until(lambda: run.poll() is not None and not run.running)
+    assert run.state == "failed" and words in run.message and "\n" not in run.message
+    assert not run.folder.exists()
+
+
+def test_a_table_that_cannot_be_written_is_said_in_a_sentence(scene: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cohort\.csv cannot be written"):
+        write_cohort({"image": ["a.nrrd"]}, tmp_path / "file")
+
+
+def test_a_run_that_outlives_its_scene_adds_nothing_to_the_next(nodes: dict[str, Any]) -> None:
+    run = MedGenLogic().process(SLUG, "invert", {"image": nodes["image"]})
+    slicer.mrmlScene.Clear(0)
+    before = node_count()
+    with pytest.raises(RunError, match="scene was closed") as caught:
+        run.wait()
+    assert caught.value.exit_code == 4 and node_count() == before
+
+
+def test_a_killed_process_that_does_not_end_is_left_quietly(
+    nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    run = MedGenLogic().process(SLUG, "invert", {"image": nodes["image"]})
+    job = run._job
+    assert job is not None
+    run.kill()
+
+    def never(timeout: float) -> int:
+        raise TimeoutError
+
+    monkeypatch.setattr(job, "wait", never)
+    run.abandon()
+    until(lambda: not run.folder.exists())
+    assert raised == []
 
 
 def test_logic_loads_without_qt_and_without_torch() -> None:

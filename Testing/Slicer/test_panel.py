@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import types
@@ -15,14 +16,17 @@ import pytest
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 
+import qt
 import slicer
 import slicer_standin
 import views
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
 from medgen import catalog
-from MedGenLib import annotation, install
+from MedGenLib import annotation, estimate, install, plan
 from MedGenLib.load import provenance_of
+from MedGenLib.parameters import Parameters
+from MedGenLib.selectors import RoleSelectors
 from MedGenLib.selftest import SLICES, add_drawing, add_planes, add_volume, ball, dice, labels_of
 
 MODULE = ROOT / "MedGenSegmentation" / "MedGenSegmentation.py"
@@ -99,6 +103,11 @@ def test_from_drawn_slices_to_a_segmented_volume_by_clicks(
     until(lambda: "4 min" in panel.train.estimate.text)
     assert "(cpu)" in panel.train.estimate.text
     assert panel.slices.suggestion.visible and "7 slices" in panel.slices.suggestion_text.text
+    (first, *_others), red = panel.slices.suggestion_buttons, annotation.slice_nodes()[0]
+    assert len(panel.slices.suggestion_buttons) == 7
+    assert first.parentWidget().findChild(qt.QLabel).text == "Axial I 18.0 mm"
+    first.click()  # each can be looked at before it is confirmed
+    assert round(red.GetSliceOffset()) == -18 and panel.slices.planes() == []
     assert not panel.train.train.enabled and "Confirm" in panel.train.train.toolTip
     assert not panel.apply.apply.enabled and "train" in panel.apply.apply.toolTip
     layout.picture(widget.parent, pictures / "panel_suggested.png")
@@ -136,9 +145,12 @@ def test_marking_a_slice_makes_a_plane_that_lists_jumps_and_goes(widget: Any, ca
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     red.SetSliceToRASByNTP(0.3, 0.2, 0.93, 1, 0, -0.32, 4.0, -2.0, 1.5, 0)  # oblique
     wanted = annotation.frame_of_slice(red)
+    slicer.app.processEvents()
     panel.slices.mark_button.click()
+    assert not panel.slices.note.visible
     panel.slices.mark_button.click()  # the same slice again
     (plane,) = panel.slices.planes()
+    assert panel.slices.note.visible and plane.GetName() in panel.slices.note.text
     found = annotation.frame_of_plane(plane)
     assert np.allclose(found, wanted, atol=1e-4)
     assert plane.GetName().startswith("Oblique")
@@ -153,6 +165,69 @@ def test_marking_a_slice_makes_a_plane_that_lists_jumps_and_goes(widget: Any, ca
     remove.click()
     assert panel.slices.planes() == [] and panel.slices.row_buttons == []
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsPlaneNode") == 0
+
+
+def test_neighbouring_slices_of_a_fine_volume_are_two(widget: Any, case: dict[str, Any]) -> None:
+    panel = widget.panel
+    case["image"].SetSpacing(0.01, 0.01, 0.01)
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    for offset in (0.0, 0.01, 0.011):
+        red.SetSliceOffset(offset)
+        panel.slices.mark_button.click()
+    assert len(panel.slices.planes()) == 2
+
+
+def test_train_waits_for_the_time_and_a_setting_writes_no_file_again(
+    widget: Any, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = widget.panel
+    written: list[Any] = []
+
+    def note(operation: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+        written.append(inputs)
+        return plan.export_inputs(operation, inputs, *rest)
+
+    monkeypatch.setattr(estimate, "export_inputs", note)
+    mark(panel, case["image"], (12,))
+    assert not panel.train.train.enabled and "Estimating" in panel.train.train.toolTip
+    until(lambda: panel.estimator.done)
+    assert panel.train.train.enabled and len(written) == 1
+    panel.settings.forms["train"].fields["steps"].widget.value = 3
+    assert not panel.train.train.enabled
+    until(lambda: panel.estimator.done)
+    assert panel.estimator.found and len(written) == 1
+    panel.refresh()
+    assert panel.estimator.done  # nothing has changed
+    drawn = np.ones_like(labels_of(case["mask"], case["image"]))
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, case["mask"], "ball", case["image"])
+    widget.exit()
+    widget.enter()
+    assert not panel.estimator.done
+    until(lambda: panel.estimator.done)
+    assert len(written) == 2
+
+
+def test_models_are_read_from_disk_when_they_may_have_changed(widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(widget.logic, "models", lambda slug: read.append(slug) or [])
+    for name in ("a", "b", "c"):
+        widget.panel.train.name.text = name
+    assert read == []
+    widget.enter()
+    assert read == [SLUG]
+
+
+def test_a_role_of_many_volumes_shows_which_are_chosen(layout: views.LayoutManager) -> None:
+    volumes = [add_volume("A"), add_volume("B")]
+    chosen = Parameters(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    role = {"name": "images", "kind": "Image", "many": True, "optional": False, "help": "", "modality": None}
+    selectors = RoleSelectors([{**role, "dims": None, "units": None}], lambda: chosen)
+    for nodes in (volumes, volumes[1:], []):
+        chosen.set_nodes("images", nodes)
+        selectors.show(chosen)
+        assert list(selectors.selectors["images"].checkedNodes()) == nodes
+    selectors.selectors["images"].setCheckState(volumes[0], qt.Qt.Checked)
+    assert chosen.nodes("images") == volumes[:1]
 
 
 def test_a_plane_deleted_elsewhere_leaves_the_list(widget: Any, case: dict[str, Any]) -> None:
@@ -196,6 +271,23 @@ def test_an_error_is_one_plain_message_and_the_scene_stays(widget: Any, case: di
     assert len(said) == 1 and "steps" in said[0] and "\n" not in said[0] and "Traceback" not in said[0]
     assert panel.run.status.text == said[0]
     assert node_count() == before
+
+
+def test_no_wait_cursor_stands_over_an_error(
+    widget: Any, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = widget.panel
+    cursors: list[Any] = []
+    monkeypatch.setattr(
+        slicer.util, "errorDisplay", lambda text, **options: cursors.append(qt.QApplication.overrideCursor())
+    )
+
+    def full(*words: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/full")
+
+    monkeypatch.setattr(widget.logic, "process", full)
+    panel._on_train()
+    assert cursors == [None] and panel.run.status.text.startswith("No space is left for /full")
 
 
 def test_an_empty_drawing_keeps_train_closed_and_says_why(widget: Any, case: dict[str, Any]) -> None:
@@ -283,7 +375,7 @@ def test_a_result_can_join_a_segmentation_without_overwriting(
 ) -> None:
     panel = widget.panel
     widget.logic.process(SLUG, "train", {**case, "planes": add_planes(case["image"])}, in_process=True)
-    panel.refresh()
+    widget.enter()
     before = labels_of(case["mask"], case["image"]).copy()
     panel.apply.output.setCurrentNode(case["mask"])
     panel.apply.apply.click()
@@ -323,7 +415,7 @@ def test_a_model_can_be_deleted_after_a_question(
 ) -> None:
     panel = widget.panel
     widget.logic.process(SLUG, "train", case, name="unwanted", in_process=True)
-    panel.refresh()
+    widget.enter()
     assert panel.apply.model.currentText == "unwanted"
     monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text, **options: "unwanted" in text)
     panel.apply.delete.click()
@@ -332,8 +424,6 @@ def test_a_model_can_be_deleted_after_a_question(
 
 
 def test_the_log_can_be_copied(widget: Any) -> None:
-    import qt
-
     widget.panel.run.log.appendPlainText("something happened")
     widget.panel.run.copy.click()
     assert qt.QApplication.clipboard().text() == "something happened"
@@ -347,17 +437,21 @@ def test_a_module_without_methods_says_so(
     outer = slicer_standin.load_module(ROOT / name / f"{name}.py").widgetRepresentation()
     outer.show()
     panel = outer.self().panel
-    if not panel.entries:
-        assert panel.empty.visible and "no method yet" in panel.empty.text and not panel.body.visible
+    assert not panel.entries
+    assert panel.empty.visible and "no method yet" in panel.empty.text and not panel.body.visible
     outer.self().cleanup()
     outer.close()
 
 
-def test_the_modules_own_self_test_passes(widget: Any, home: Path) -> None:  # noqa: F811
-    test = sys.modules["MedGenSegmentation"].MedGenSegmentationTest()
-    test.setUp()
-    test.test_panel_shows_its_methods()
-    test.test_marking_slices()
+def test_the_modules_own_self_test_passes_with_the_real_method(
+    layout: views.LayoutManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MEDGEN_CATALOG", raising=False)
+    monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
+    slicer_standin.load_module(MODULE)
+    sys.modules["MedGenSegmentation"].MedGenSegmentationTest().runTest()
+    assert slicer.util.getNode("Self-test volume mask").IsA("vtkMRMLSegmentationNode")
+    slicer.modules.MedGenSegmentationWidget.cleanup()
 
 
 @pytest.mark.parametrize("name", ["MedGenSynthesis", "MedGenSegmentation", "MedGenLandmarks"])

@@ -172,19 +172,21 @@ class qMRMLNodeComboBox(_NodeList):
     removeEnabled = property(lambda self: self._remove, lambda self, value: setattr(self, "_remove", value))
 
 
-class qMRMLCheckableNodeComboBox(_NodeList):
-    """Any number of nodes of the scene."""
+class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
+    """Any number of nodes of the scene; as Slicer's, it is a node combo box that has a current node besides."""
 
     checkedNodesChanged = Signal()
 
     def __init__(self, parent: Any = None) -> None:
-        self._layout = QtWidgets.QVBoxLayout()
+        self._column = QtWidgets.QVBoxLayout()
         self._boxes: dict[str, Any] = {}
         super().__init__(parent)
-        self._layout.setContentsMargins(0, 0, 0, 0)
-        self.setLayout(self._layout)
+        self._box.hide()
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self.layout().addLayout(self._column)
 
     def _refresh(self) -> None:
+        super()._refresh()
         nodes = {node.GetID(): node for node in self._nodes()}
         self._follow_names(list(nodes.values()))
         for node_id in [known for known in self._boxes if known not in nodes]:
@@ -193,9 +195,10 @@ class qMRMLCheckableNodeComboBox(_NodeList):
             if node_id not in self._boxes:
                 box = self._boxes[node_id] = QtWidgets.QCheckBox(node.GetName())
                 box.toggled.connect(lambda on: self.checkedNodesChanged.emit())
-                self._layout.addWidget(box)
+                self._column.addWidget(box)
 
     def _rename(self) -> None:
+        super()._rename()
         for node_id, box in self._boxes.items():
             node = self._scene.GetNodeByID(node_id)
             if node is not None:
@@ -206,9 +209,6 @@ class qMRMLCheckableNodeComboBox(_NodeList):
 
     def setCheckState(self, node: Any, state: Any) -> None:
         self._boxes[node.GetID()].checked = state != qt.Qt.Unchecked
-
-    nodeTypes = property(lambda self: self._types, _NodeList._set_types)
-    showChildNodeTypes = property(lambda self: self._children, _NodeList._set_children)
 
 
 class ModuleManager(qt.QObject):
