@@ -4,7 +4,7 @@ light part only, so that it loads before torch is installed.
     logic = MedGenLogic()
     drawn = {"image": ct, "mask": segmentation, "planes": planes}
     model = logic.process("multiplanar-unet", "train", drawn, wait=True)["model"]
-    result = logic.process("multiplanar-unet", "apply", {"image": ct}, model=model, wait=True)["mask"]
+    result = logic.process("multiplanar-unet", "apply", drawn, model=model, wait=True)["mask"]
 """
 
 from __future__ import annotations
