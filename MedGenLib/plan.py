@@ -144,15 +144,20 @@ def _as_path(value: Any, role: dict[str, Any], folder: Path, reference: Any, may
     return str(export_node(value, folder, role["name"], role["kind"], **options))
 
 
+def _cell(paths: list[str]) -> str:
+    """The files of one role: separated by `;`, or as JSON where a folder's own name has one."""
+    return json.dumps(paths) if len(paths) > 1 and any(";" in path for path in paths) else ";".join(paths)
+
+
 def write_cohort(files: dict[str, list[str]], folder: Path) -> Path:
-    """cohort.csv of one row: a column a role, several files of a role separated by `;`; RunError when it cannot be."""
+    """cohort.csv of one row: a column a role, several files of a role as `medgen.cohort` reads them; or RunError."""
     path = folder / "cohort.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*files, "subject"])
-            writer.writerow([*(";".join(paths) for paths in files.values()), "case1"])
+            writer.writerow([*(_cell(paths) for paths in files.values()), "case1"])
     except OSError as error:
         raise RunError(plain(error, path)) from None
     return path

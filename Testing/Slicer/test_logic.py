@@ -239,3 +239,17 @@ def test_a_table_of_cases_trains_without_nodes(nodes: dict[str, Any], tmp_path: 
     run = MedGenLogic().process(SLUG, "train", cohort=cohort, tier="smoke", in_process=True)
     assert (run["model"] / "medgen.json").is_file()
     assert cohort.is_file() and Path(files["mask"][0]).is_file()  # what a person brought stays
+
+
+def test_files_in_a_folder_with_a_semicolon_stay_two_files(tmp_path: Path) -> None:
+    from medgen.cohort import read_pool
+    from medgen.method import Kind, Pool, Role
+    from MedGenLib.plan import write_cohort
+
+    files = [str(tmp_path / "a;b" / name) for name in ("p1.mrk.json", "p2.mrk.json")]
+    (tmp_path / "a;b").mkdir()
+    for file in files:
+        Path(file).write_text("{}")
+    table = write_cohort({"planes": files}, tmp_path / "run")
+    rows = read_pool(table, Pool("cases", (Role("planes", Kind.PLANE, "planes", many=True),)))
+    assert rows[0].files["planes"] == files
