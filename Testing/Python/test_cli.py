@@ -133,6 +133,11 @@ BAD = {
 }
 
 
+def _state(folder: Path) -> dict[Path, int]:
+    """Every file and folder, and when each file was last written."""
+    return {path: path.stat().st_mtime_ns if path.is_file() else 0 for path in folder.rglob("*")}
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_mistake_is_one_sentence_code_2_and_leaves_nothing(
     name: str, cohort: Path, capfd: pytest.CaptureFixture[str]
@@ -151,14 +156,14 @@ def test_a_mistake_is_one_sentence_code_2_and_leaves_nothing(
     places = {key: str(folder / key) for key in names}
     arguments, words = BAD[name]
     filled = [text.format(cohort=cohort, folder=folder, image=folder / "a.nii.gz", **places) for text in arguments]
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = _state(folder)
     capfd.readouterr()
     code = main([*filled, "--progress", "none"] if filled[0] in ("train", "run", "apply") else filled)
     error = capfd.readouterr().err
     assert code == 2
     assert re.search(words, error), error
     assert "Traceback" not in error and error.startswith("medgen: ") and error.count("\n") == 1
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert _state(folder) == before
 
 
 def test_an_error_is_an_event_too(cohort: Path) -> None:
