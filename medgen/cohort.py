@@ -7,9 +7,8 @@ Paths in a CSV are relative to it; a role that takes many files separates them b
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,6 @@ class Collection:
     pools: dict[str, list[Row]]
     declared: dict[str, Pool]
     path: Path
-    loaded: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def rows(self, pool: str | None = None, split: str | None = None) -> list[Row]:
         """The rows of a pool (default: the first), all or those of one split."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from medgen.case import Case
     from medgen.jobs import Run
 
-TIERS = ("smoke", "demo", "paper")
 MODULES = ("MedGenSynthesis", "MedGenSegmentation", "MedGenLandmarks")
 GROUPS = {
     "MedGenSynthesis": ("Translate", "Generate", "Edit", "Augment", "Evaluate"),

@@ -142,3 +142,11 @@ def test_nan_and_constant_images_are_refused_by_name(tmp_path: Path, spoil: obje
 def test_an_unknown_role_is_named_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no role “scan”.*image, second, mask"):
         prepare.load_case({"scan": ["x.nrrd"]}, ROLES, lambda message: None)
+
+
+def test_the_monai_form_of_an_image_has_its_values_and_its_place() -> None:
+    affine = np.diag([-1.0, -2.0, 3.0, 1.0])
+    image = Image(torch.arange(24.0).reshape(1, 2, 3, 4), affine)
+    tensor = image.as_metatensor()
+    assert type(tensor).__name__ == "MetaTensor" and torch.equal(tensor.as_tensor(), image.data)
+    np.testing.assert_array_equal(tensor.affine.numpy(), affine)
