@@ -8,7 +8,7 @@ from typing import Any
 from MedGenLib.export import NODE_CLASSES
 from MedGenLib.frameruns import leading_image
 from MedGenLib.parameters import Parameters
-from MedGenLib.plan import roles_of, single_pool
+from MedGenLib.plan import node_pools, roles_of
 
 TIER = "demo"  # what the command line takes when no tier is named
 
@@ -57,9 +57,7 @@ class Choices:
     def trains_from_nodes(self) -> bool:
         """Whether training takes the chosen nodes (or else a table of cases)."""
         return (
-            self.training is not None
-            and single_pool(self.training) is not None
-            and self.parameters().text("source") != "file"
+            self.training is not None and bool(node_pools(self.training)) and self.parameters().text("source") != "file"
         )
 
     def roles(self) -> list[dict[str, Any]]:

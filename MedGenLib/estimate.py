@@ -117,7 +117,7 @@ class Estimator:
         if self.found is None:
             return _("The time cannot be estimated.") if self.done else ""
         where = self.found.get("device")
-        words = _("Train, then the whole volume: about {time} on this computer").format(
+        words = _("Training takes about {time} on this computer").format(
             time=cards.duration(float(self.found["seconds"]))
         )
         words += f" ({where})." if where else "."

@@ -23,7 +23,7 @@ from medgen.errors import UserError
 from MedGenLib import frameruns, install
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
-from MedGenLib.plan import Plan, as_list, export_inputs, reference_role, roles_of, single_pool, write_cohort
+from MedGenLib.plan import Plan, as_list, export_inputs, node_pools, reference_role, roles_of, write_collection
 from MedGenLib.runs import Event, MedGenRun, can_resume, free_name
 
 
@@ -78,7 +78,8 @@ class MedGenLogic:
 
         Args:
             slug, operation: a method of the catalog and what it is to do.
-            inputs: role -> node, list of nodes, path of a file, or text (roles of kind Class).
+            inputs: role -> node, list of nodes, path of a file, or text (roles of kind Class). An operation that learns
+                from several pools of one case each names them `pool.role`.
             settings: single settings that differ from the tier's.
             tier: "smoke", "demo" or "paper".
             model: name or folder of a trained model.
@@ -159,13 +160,13 @@ class MedGenLogic:
             log = _logger(on_event)
             files = export_inputs(operation, inputs, folder / "inputs", log)
             if operation["scope"] == "collection":
-                if single_pool(operation) is None:
+                if not node_pools(operation):
                     raise RunError(
                         _("“{title}” needs several tables of cases; give it a collection.json.").format(
                             title=operation["title"]
                         )
                     )
-                plan.cohort = write_cohort(files, folder / "inputs")
+                plan.cohort = write_collection(operation, files, folder / "inputs")
             else:
                 plan.files = files
         except BaseException:

@@ -23,7 +23,7 @@ from MedGenLib.frameruns import FramesRun
 from MedGenLib.i18n import _
 from MedGenLib.logic import MedGenLogic, missing_inputs
 from MedGenLib.parameters import Parameters
-from MedGenLib.plan import reference_role, roles_of, single_pool
+from MedGenLib.plan import node_pools, reference_role, roles_of
 from MedGenLib.polling import Poller
 from MedGenLib.runs import MedGenRun
 from MedGenLib.sections import ApplySection, MethodSection, RunSection, TrainSection, fill, gives_one_mask, section
@@ -192,7 +192,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.train.button.setVisible(self.training is not None)
         if self.training is None:
             return
-        only_file = single_pool(self.training) is None
+        only_file = not node_pools(self.training)
         from_nodes = self.trains_from_nodes()
         self.train.show_source(from_nodes, only_file)
         _show_text(self.train.cohort, "currentPath", parameters.text("cohort"))
@@ -512,7 +512,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if self.estimator.found is None:
             self.estimator.forget()
         if self.selectors is not None:
-            self.selectors.choose_only_candidates(self.parameters())
+            operations = [self.training if self.trains_from_nodes() else None, self.operation]
+            self.selectors.choose_only_candidates(self.parameters(), [roles_of(one) for one in operations if one])
         self.refresh()
 
     def exit(self) -> None:

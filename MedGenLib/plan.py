@@ -68,17 +68,32 @@ class Plan:
 
 
 def roles_of(operation: dict[str, Any]) -> list[dict[str, Any]]:
-    """The roles a person fills with nodes: the inputs, or the columns of the one pool that must be there."""
-    if operation["scope"] != "collection":
-        return list(operation["inputs"])
-    pool = single_pool(operation)
-    return [] if pool is None else list(pool["roles"])
+    """The roles a person fills with nodes: the inputs, or the columns of the pools that one row of nodes can fill.
+
+    Where that is more than one pool, a role is called `pool.role`.
+    """
+    return [role for _pool, roles in _groups(operation) for role in roles]
 
 
-def single_pool(operation: dict[str, Any]) -> dict[str, Any] | None:
-    """The pool that one row of chosen nodes can fill, or None: then only a cohort file will do."""
+def node_pools(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pools that chosen nodes can fill, one row each: the only one that must be there, or several that all take
+    one case. Empty: only a cohort file will do."""
     required = [pool for pool in operation["pools"] if not pool["optional"]] or list(operation["pools"])
-    return required[0] if len(required) == 1 and not required[0]["needs"] else None
+    if any(pool["needs"] for pool in required):
+        return []
+    return required if len(required) == 1 or all(pool.get("one_case") for pool in required) else []
+
+
+def _groups(operation: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Roles that share a grid: all inputs, or those of each pool, named as `roles_of` says."""
+    if operation["scope"] != "collection":
+        return [("", list(operation["inputs"]))]
+    pools = node_pools(operation)
+    if len(pools) == 1:
+        return [(pools[0]["name"], list(pools[0]["roles"]))]
+    return [
+        (pool["name"], [{**role, "name": f"{pool['name']}.{role['name']}"} for role in pool["roles"]]) for pool in pools
+    ]
 
 
 def reference_role(roles: list[dict[str, Any]]) -> str | None:
@@ -117,18 +132,28 @@ def export_inputs(
                     name=name, roles=", ".join(known) or _("none")
                 )
             )
-    by_name = {role["name"]: as_list(inputs.get(role["name"])) for role in roles}
-    reference = next(iter(by_name.get(reference_role(roles) or "", [])), None)
+    # A cohort may hold cases without the structure; from the one case of a scene, an empty mask teaches nothing.
+    may_be_empty = operation["scope"] != "collection"
+    files: dict[str, list[str]] = {}
+    for _pool, group in _groups(operation):
+        files |= _export_group(group, inputs, folder, may_be_empty, log, complete)
+    return files
+
+
+def _export_group(
+    roles: list[dict[str, Any]], inputs: dict[str, Any], folder: Path, may_be_empty: bool, log: Any, complete: bool
+) -> dict[str, list[str]]:
+    """The files of roles that share a grid."""
+    reference = next(iter(as_list(inputs.get(reference_role(roles) or ""))), None)
     reference = None if isinstance(reference, (str, Path)) else reference
     files: dict[str, list[str]] = {}
     for role in roles:
-        values = by_name[role["name"]]
+        values = as_list(inputs.get(role["name"]))
         if not values and not role["optional"] and complete:
             raise RunError(_("Nothing is chosen for “{role}”; choose one.").format(role=role["name"]))
         if len(values) > 1 and not role["many"]:
             raise RunError(_("“{role}” takes one, but several were given; give one.").format(role=role["name"]))
-        # A cohort may hold cases without the structure; from the one case of a scene, an empty mask teaches nothing.
-        empty = bool(role.get("may_be_empty")) and operation["scope"] != "collection"
+        empty = may_be_empty and bool(role.get("may_be_empty"))
         paths = [_as_path(value, role, folder, reference, empty, log) for value in values]
         if paths:
             files[role["name"]] = paths
@@ -149,9 +174,27 @@ def _cell(paths: list[str]) -> str:
     return json.dumps(paths) if len(paths) > 1 and any(";" in path for path in paths) else ";".join(paths)
 
 
-def write_cohort(files: dict[str, list[str]], folder: Path) -> Path:
-    """cohort.csv of one row: a column a role, several files of a role as `medgen.cohort` reads them; or RunError."""
-    path = folder / "cohort.csv"
+def write_collection(operation: dict[str, Any], files: dict[str, list[str]], folder: Path) -> Path:
+    """The chosen files as what training reads: cohort.csv of one row, or a collection.json that names one for each
+    pool; or RunError."""
+    pools = node_pools(operation)
+    if len(pools) == 1:
+        return write_cohort(files, folder)
+    for pool in pools:
+        prefix = f"{pool['name']}."
+        own = {name.removeprefix(prefix): paths for name, paths in files.items() if name.startswith(prefix)}
+        write_cohort(own, folder, f"{pool['name']}.csv")
+    path = folder / "collection.json"
+    try:
+        path.write_text(json.dumps({"pools": {pool["name"]: f"{pool['name']}.csv" for pool in pools}}), "utf-8")
+    except OSError as error:
+        raise RunError(plain(error, path)) from None
+    return path
+
+
+def write_cohort(files: dict[str, list[str]], folder: Path, name: str = "cohort.csv") -> Path:
+    """A CSV of one row: a column a role, several files of a role as `medgen.cohort` reads them; or RunError."""
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:

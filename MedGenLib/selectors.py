@@ -16,7 +16,7 @@ from MedGenLib.parameters import Parameters
 
 def role_label(role: dict[str, Any]) -> str:
     """A role's name as a person reads it, marked when it may be left out."""
-    words = str(role["name"]).replace("_", " ")
+    words = str(role["name"]).replace("_", " ").replace(".", ": ")
     label = words.upper() if len(words) <= 2 else words[:1].upper() + words[1:]  # CT, MR, US
     return _("{label} (optional)").format(label=label) if role["optional"] else label
 
@@ -111,14 +111,23 @@ class RoleSelectors:
                 selector.text = parameters.text(f"role.{name}")
         self._quiet = False
 
-    def choose_only_candidates(self, parameters: Parameters) -> None:
-        """Where the scene has exactly one node for a role that must be filled, take it."""
+    def choose_only_candidates(self, parameters: Parameters, operations: list[list[dict[str, Any]]]) -> None:
+        """Where the scene has exactly one node for a role that must be filled, take it, unless another role of the same
+        operation could be meant as well. operations: the roles of each that the selectors serve."""
         for name, selector in self.selectors.items():
             role = self.roles[name]
             if role["optional"] or role["many"] or parameters.nodes(name) or role["kind"] not in NODE_CLASSES:
                 continue
+            if not any(_alone(role, roles) for roles in operations):
+                continue
             if selector.nodeCount() == 1:
                 parameters.set_nodes(name, [_first_node(NODE_CLASSES[role["kind"]])])
+
+
+def _alone(role: dict[str, Any], roles: list[dict[str, Any]]) -> bool:
+    """Whether a role is among `roles` and the only one of its kind that must be filled."""
+    alike = [other["name"] for other in roles if other["kind"] == role["kind"] and not other["optional"]]
+    return alike == [role["name"]]
 
 
 def _first_node(classes: tuple[str, ...]) -> Any:

@@ -78,6 +78,9 @@ def read_collection(path: Path, operation: Operation) -> Collection:
     for name, pool in declared.items():
         if not pool.optional and not pools.get(name):
             raise UserError(f"{path} has no rows for pool “{name}”; add them.")
+        if pool.one_case and len(pools.get(name, [])) > 1:
+            count = len(pools[name])
+            raise UserError(f"{files[name]} has {count} rows, but pool “{name}” takes one case; keep one of them.")
     return Collection(pools, declared, path)
 
 

@@ -24,6 +24,7 @@ from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
 
 Files = dict[str, list[str]]
+CARRIES_PATIENT_DATA = "The model will carry the reference image: treat it as patient data."
 
 
 # --- training and other operations --------------------------------------------------------------------------------
@@ -292,7 +293,10 @@ def estimate(
         cases = [prepare.load_row(row, operation.inputs, run.log) for row in rows]
     else:
         cases = [prepare.load_case(one, operation.inputs, run.log) for one in (files or [{}])]
-    return method.estimate(operation, cases, config, run, model)
+    found = method.estimate(operation, cases, config, run, model)
+    if method.carries_patient_data and any(role.kind is Kind.MODEL for role in operation.outputs):
+        return replace(found, notes=(*found.notes, CARRIES_PATIENT_DATA))
+    return found
 
 
 def evaluate(

@@ -78,12 +78,17 @@ class Role:
 
 @dataclass(frozen=True)
 class Pool:
-    """A named set of rows in a collection: which roles its rows carry, and whether rows belong to tasks or domains."""
+    """A named set of rows in a collection: which roles its rows carry, and whether rows belong to tasks or domains.
+
+    one_case: it holds exactly one row (a reference, an example). An operation whose pools are all so can be filled from
+    nodes, one selector for each pool's roles.
+    """
 
     name: str
     roles: tuple[Role, ...]
     help: str = ""
     optional: bool = False
+    one_case: bool = False
     needs: tuple[str, ...] = ()  # reserved columns that every row must fill: "task", "domain", "labelled"
 
 
@@ -237,6 +242,7 @@ def _describe_operation(method: type[Method], operation: Operation) -> dict[str,
                 "name": pool.name,
                 "help": pool.help,
                 "optional": pool.optional,
+                "one_case": pool.one_case,
                 "needs": list(pool.needs),
                 "roles": [_describe_role(role) for role in pool.roles],
             }
