@@ -171,6 +171,7 @@ class Method(ABC):
     group: ClassVar[str]
     operations: ClassVar[tuple[Operation, ...]]
     phantoms: ClassVar[tuple[str, ...]] = ()
+    demo_cases: ClassVar[int] = 1  # synthetic patients that `medgen demo` makes
     carries_patient_data: ClassVar[bool] = False
     needs: ClassVar[str] = ""  # one sentence: what a user must bring
     limits: ClassVar[str] = ""  # one sentence: where it fails

@@ -1,16 +1,21 @@
-"""Pictures of results: three planes of a volume with outlines, for the demo and whoever runs from the command line."""
+"""Pictures of results: three planes of a volume, for the demo and whoever runs from the command line."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medgen import io
-from medgen.case import Case, Image, Mask, Plane
+from medgen.case import Case, Image, Mask, Plane, Points
 from medgen.geometry import spacing_of
 
 VIEWS = (("Axial", 2), ("Coronal", 1), ("Sagittal", 0))
+_WIDTH = 13.0  # inches
+Cut = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def overlay(case: Case, path: Path, title: str) -> None:
@@ -19,53 +24,108 @@ def overlay(case: Case, path: Path, title: str) -> None:
     case: image (Image, canonical axes), result (Mask), truth (Mask, optional), planes (list of Plane, optional), all
     on the image's grid. Written whole as PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     image, result = case.get("image", Image), case.get("result", Mask)
     inside = (case.get("truth", Mask) if "truth" in case else result).data.numpy() > 0
     where = np.argwhere(inside)
     centre = where.mean(0).round().astype(int) if len(where) else np.array(image.shape) // 2
-    spacing = spacing_of(image.affine)
-    low, high = np.percentile(image.data.numpy(), (1, 99.5))
-    size = np.array(image.shape) * spacing  # mm
-    planes_of = [[a for a in range(3) if a != axis] for _, axis in VIEWS]
-    scale = 12.4 / sum(size[rest[0]] for rest in planes_of)  # inches a mm, the same in all three views
-    height = max(size[rest[1]] for rest in planes_of) * scale + 0.9
-    figure = Figure(figsize=(13, height), facecolor="black")
-    FigureCanvasAgg(figure)
-    left = 0.15
-    for (name, axis), rest in zip(VIEWS, planes_of, strict=True):
-        wide, tall = size[rest] * scale
-        axes = figure.add_axes((left / 13, (height - 0.75 - tall) / height, wide / 13, tall / height))
-        left += wide + 0.15
-        across, up = spacing[rest]
 
-        def cut(volume: np.ndarray, axis: int = axis) -> np.ndarray:
-            return np.take(volume, centre[axis], axis).T
-
-        axes.imshow(cut(image.data[0].numpy()), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=up / across)
+    def draw(axes: Any, cut: Cut, axis: int) -> None:
         labels = cut(result.data.numpy())
         for segment in result.segments:
             rgba = np.zeros((*labels.shape, 4))
             rgba[labels == segment.value] = (*segment.colour, 0.45)
-            axes.imshow(rgba, origin="lower", aspect=up / across, interpolation="nearest")
+            axes.imshow(rgba, origin="lower", aspect=axes.get_aspect(), interpolation="nearest")
         if "truth" in case:
             outline = cut((case.get("truth", Mask).data.numpy() > 0).astype(float))
             if outline.any():
                 axes.contour(outline, [0.5], colors="white", linewidths=0.9)
         for plane in case.many("planes"):
             _draw_plane(axes, plane, image, axis, int(centre[axis]))
-        if name != "Sagittal":  # the patient's right on the viewer's left, as radiologists look
-            axes.invert_xaxis()
-        axes.set_title(name, color="white", fontsize=11, pad=4)
-        axes.axis("off")
+
+    _write([("", image)], centre, path, title, draw)
+
+
+def compare(images: list[tuple[str, Image]], path: Path, title: str) -> None:
+    """Volumes on one grid (canonical axes) under each other, three planes of each; those in HU share a grey scale."""
+    shape = np.array(images[0][1].shape)
+    _write(images, shape // 2, path, title, None)
+
+
+def marks(image: Image, found: Points, truth: Points | None, path: Path, title: str) -> None:
+    """Three planes through the middle of the points: found as orange x, the truth as white +, seen through the volume.
+
+    image: canonical axes; points: RAS mm, those not found are left out.
+    """
+    to_index = np.linalg.inv(image.affine)
+
+    def indices(points: Points) -> NDArray[np.float64]:
+        positions = points.positions[points.found]
+        return np.asarray(positions @ to_index[:3, :3].T + to_index[:3, 3])
+
+    sets = [(indices(found), "x", "#ff9a2e")] + ([(indices(truth), "+", "white")] if truth is not None else [])
+    every = np.concatenate([one for one, _, _ in sets])
+    middle = every.mean(0) if len(every) else (np.array(image.shape) - 1) / 2
+    centre = middle.round().astype(int).clip(0, np.array(image.shape) - 1)
+
+    def draw(axes: Any, cut: Cut, axis: int) -> None:
+        rest = [a for a in range(3) if a != axis]
+        for points, marker, colour in sets:
+            axes.scatter(points[:, rest[0]], points[:, rest[1]], s=60, marker=marker, c=colour, linewidths=1.4)
+
+    _write([("", image)], centre, path, title, draw)
+
+
+def _write(
+    rows: list[tuple[str, Image]],
+    centre: NDArray[np.int64],
+    path: Path,
+    title: str,
+    draw: Callable[[Any, Cut, int], None] | None,
+) -> None:
+    """A row of three views for each image, at one scale; `draw` adds to each view."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    first = rows[0][1]
+    spacing = spacing_of(first.affine)
+    size = np.array(first.shape) * spacing  # mm
+    planes_of = [[a for a in range(3) if a != axis] for _, axis in VIEWS]
+    scale = (_WIDTH - 0.6) / sum(size[rest[0]] for rest in planes_of)  # inches a mm, the same in all views
+    tallest = max(size[rest[1]] for rest in planes_of) * scale
+    height = len(rows) * (tallest + 0.4) + 0.5
+    figure = Figure(figsize=(_WIDTH, height), facecolor="black")
+    FigureCanvasAgg(figure)
+    for number, (label, image) in enumerate(rows):
+        alike = [other for _, other in rows if other.units == image.units] if image.units == "HU" else [image]
+        low, high = np.percentile(np.concatenate([other.data.numpy().ravel() for other in alike]), (1, 99.5))
+        top, left = height - 0.75 - number * (tallest + 0.4), 0.15
+        for (name, axis), rest in zip(VIEWS, planes_of, strict=True):
+            wide, tall = size[rest] * scale
+            axes = figure.add_axes((left / _WIDTH, (top - tall) / height, wide / _WIDTH, tall / height))
+            left += wide + 0.15
+            across, up = spacing[rest]
+
+            def cut(volume: NDArray[Any], axis: int = axis) -> NDArray[Any]:
+                return np.asarray(np.take(volume, centre[axis], axis).T)
+
+            grey = cut(image.data[0].numpy())
+            axes.imshow(grey, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=up / across)
+            limits = axes.get_xlim(), axes.get_ylim()
+            if draw is not None:
+                draw(axes, cut, axis)
+            axes.set_xlim(limits[0])
+            axes.set_ylim(limits[1])
+            if name != "Sagittal":  # the patient's right on the viewer's left, as radiologists look
+                axes.invert_xaxis()
+            words = f"{label}, {name.lower()}" if label else name
+            axes.set_title(words, color="white", fontsize=11, pad=4)
+            axes.axis("off")
     figure.text(0.5, 1 - 0.25 / height, title, color="white", fontsize=12, ha="center", va="center")
     with io.written_whole(path) as partial:
         figure.savefig(partial, dpi=110, format="png", facecolor="black")
 
 
-def _draw_plane(axes: object, plane: Plane, image: Image, axis: int, index: int) -> None:
+def _draw_plane(axes: Any, plane: Plane, image: Image, axis: int, index: int) -> None:
     """The line in which an annotated plane cuts the shown one, dashed; nothing when they are parallel."""
     normal = image.affine[:3, :3].T @ plane.axes[:, 2]  # the plane as normal . index = offset
     offset = plane.axes[:, 2] @ (plane.origin - image.affine[:3, 3]) - normal[axis] * index
@@ -79,6 +139,4 @@ def _draw_plane(axes: object, plane: Plane, image: Image, axis: int, index: int)
     else:
         y = np.array([0.0, height])
         x = (offset - b * y) / a
-    axes.plot(x, y, "--", color="#6cf", linewidth=0.7)  # type: ignore[attr-defined]
-    axes.set_xlim(-0.5, width + 0.5)  # type: ignore[attr-defined]
-    axes.set_ylim(-0.5, height + 0.5)  # type: ignore[attr-defined]
+    axes.plot(x, y, "--", color="#6cf", linewidth=0.7)
