@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
-import slicer
 import slicer.util
 
 try:
@@ -24,7 +22,7 @@ try:
 except ImportError:  # Slicer has put only the modules' own folders on the path, or this is a checkout
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from MedGenLib.errors import BoundaryError, MedGenLibError, RunError
+from MedGenLib.headless import finish, load, save, say
 from MedGenLib.load import load_results
 from MedGenLib.logic import MedGenLogic
 
@@ -46,10 +44,7 @@ def main(words: list[str]) -> int:
     known = {role["name"] for role in logic.operation(arguments.method, "apply")[1]["inputs"]}
     given = {role: value for role, value in inputs.items() if role in known}
     result = logic.process(arguments.method, "apply", given, model=model, wait=True, on_event=say)["mask"]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    if not slicer.util.saveNode(result, str(arguments.output), {}):
-        raise RunError(f"{arguments.output} could not be written; choose another output.")
-    print(f"{arguments.output} (model {name})")
+    print(f"{save(result, arguments.output)} (model {name})")
     return 0
 
 
@@ -68,33 +63,5 @@ def parse(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def load(function: Any, path: Path) -> Any:
-    """A node of a file; a sentence when there is none."""
-    try:
-        return function(str(path))
-    except RuntimeError:
-        raise BoundaryError(f"{path} cannot be read; check the path and the format.") from None
-
-
-def say(event: dict[str, Any]) -> None:
-    """Follow the run on the console."""
-    if event["event"] == "log":
-        print(event["message"], flush=True)
-    elif event["event"] == "progress" and event["done"] >= event["total"]:
-        print(f"{event['stage']}: done", flush=True)
-
-
 if __name__ == "__main__":
-    # --python-script does not close Slicer by itself, whatever happens: every way out ends in slicer.util.exit.
-    code = 1
-    try:
-        code = main(sys.argv[1:])
-    except MedGenLibError as error:
-        print(error, file=sys.stderr)
-        code = getattr(error, "exit_code", 2)
-    except SystemExit as error:  # argparse
-        code = int(error.code or 0)
-    except Exception:
-        traceback.print_exc()
-    finally:
-        slicer.util.exit(code)
+    finish(main)

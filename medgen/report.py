@@ -52,7 +52,7 @@ def compare(images: list[tuple[str, Image]], path: Path, title: str) -> None:
 
 
 def marks(image: Image, found: Points, truth: Points | None, path: Path, title: str) -> None:
-    """Three planes through the middle of the points: found as orange x, the truth as white +, seen through the volume.
+    """Three planes through the middle of the points: found as orange x, the truth as green +, seen through the volume.
 
     image: canonical axes; points: RAS mm, those not found are left out.
     """
@@ -62,7 +62,7 @@ def marks(image: Image, found: Points, truth: Points | None, path: Path, title: 
         positions = points.positions[points.found]
         return np.asarray(positions @ to_index[:3, :3].T + to_index[:3, 3])
 
-    sets = [(indices(found), "x", "#ff9a2e")] + ([(indices(truth), "+", "white")] if truth is not None else [])
+    sets = [(indices(found), "x", "#ff9a2e")] + ([(indices(truth), "+", "#3fdc6b")] if truth is not None else [])
     every = np.concatenate([one for one, _, _ in sets])
     middle = every.mean(0) if len(every) else (np.array(image.shape) - 1) / 2
     centre = middle.round().astype(int).clip(0, np.array(image.shape) - 1)

@@ -97,9 +97,9 @@ def files(scene: Any, tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / name for name in nodes}
 
 
-def example(*words: object) -> subprocess.CompletedProcess[str]:
-    """The example as `Slicer --no-main-window --python-script` runs it."""
-    command = [sys.executable, STANDIN / "headless.py", ROOT / "Examples" / "segment_from_slices.py", "--", *words]
+def example(*words: object, script: str = "segment_from_slices.py") -> subprocess.CompletedProcess[str]:
+    """An example as `Slicer --no-main-window --python-script` runs it."""
+    command = [sys.executable, STANDIN / "headless.py", ROOT / "Examples" / script, "--", *words]
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd="/")
 
 
@@ -126,3 +126,30 @@ def test_the_headless_example_ends_with_a_sentence_when_the_input_is_at_fault(
     assert done.returncode == 2
     assert "nowhere.nrrd cannot be read" in done.stderr and "Traceback" not in done.stderr
     assert example("--image", "only").returncode == 2
+
+
+def test_the_general_example_trains_applies_and_overwrites_nothing(
+    files: dict[str, Path],
+    home: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        return example(SLUG, *words, script="run_method.py")
+
+    given = [
+        f"-iimage={files['image.nrrd']}",
+        f"-imask={files['drawn.seg.nrrd']}",
+        f"-iplanes={files['plane.mrk.json']}",
+    ]
+    done = run("train", *given, "--name", "mine", "--tier", "smoke", "--set", "smooth=true")
+    assert done.returncode == 0 and "model mine" in done.stdout, done.stderr
+    out = tmp_path / "results" / "whole.seg.nrrd"
+    done = run("apply", "--model", "mine", given[0], "-o", out)
+    assert done.returncode == 0 and str(out) in done.stdout, done.stderr
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(out)))
+    assert found.any()
+    again = run("apply", "--model", "mine", given[0], "-o", out)
+    assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
+    assert run("apply", "--model", "mine", given[0]).returncode == 2  # says where the result goes
+    assert run("apply", "--model", "yours", given[0], "-o", tmp_path / "x.seg.nrrd").returncode == 2
+    assert run("apply", "-i", "image", "-o", tmp_path / "x.seg.nrrd").returncode == 2
