@@ -90,3 +90,16 @@ def test_given_splits_are_kept() -> None:
     rows = [Row({}, "a", split="test"), Row({}, "b"), Row({}, "c")]
     split_subjects(rows, 0, (0.5, 0.5, 0.0))
     assert rows[0].split == "test" and {rows[1].split, rows[2].split} == {"train", "validation"}
+
+
+def test_a_pool_of_one_case_takes_one_row(tmp_path: Path) -> None:
+    pools = (Pool("reference", ROLES, one_case=True), Pool("others", ROLES))
+    train = Operation("train", "Train", "Learn.", Config, "collection", pools=pools)
+    _table(tmp_path, [{"image": "a.nrrd"}, {"image": "a.nrrd"}])
+    (tmp_path / "one.csv").write_text("image\na.nrrd\n")
+    collection = tmp_path / "collection.json"
+    collection.write_text(json.dumps({"pools": {"reference": "one.csv", "others": "cohort.csv"}}))
+    assert len(read_collection(collection, train).rows("others")) == 2
+    collection.write_text(json.dumps({"pools": {"reference": "cohort.csv", "others": "cohort.csv"}}))
+    with pytest.raises(UserError, match=r"cohort.csv has 2 rows, but pool “reference” takes one case; keep one"):
+        read_collection(collection, train)

@@ -17,11 +17,11 @@ SLUG = "stub-threshold"
 
 @pytest.fixture(scope="session")
 def stub_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stub method's catalog.json."""
+    """The stub methods' catalog.json."""
     from medgen import catalog
 
     path = tmp_path_factory.mktemp("catalog") / "stubs.json"
-    path.write_text(catalog.build(["panel_stubs.threshold"]), encoding="utf-8")
+    path.write_text(catalog.build(["panel_stubs.threshold", "panel_stubs.example"]), encoding="utf-8")
     return path
 
 
