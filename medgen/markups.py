@@ -1,4 +1,5 @@
-"""Slicer's .mrk.json: points, lines, curves, planes, boxes (ROI) and spheres, in RAS millimetres on our side.
+"""Slicer's .mrk.json: points, lines, curves, planes, boxes (ROI) and spheres, in RAS millimetres on our side; and
+points from the older .fcsv.
 
 The form was read off files that slicer-core 5.12 writes. `slicerio` reads points only, so all six live here. Files
 may be in LPS (Slicer's default) or RAS; orientation matrices are row-major with the object's axes as columns.
@@ -6,6 +7,7 @@ may be in LPS (Slicer's default) or RAS; orientation matrices are row-major with
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ def read(path: Path, role: Role) -> list[Any]:
     """The markups of a file that fit a role's kind; a ROI serves as a sphere of its half mean size too."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; check the path.")
+    if path.suffix.lower() == ".fcsv":
+        return [_read_fcsv(path, role)]
     try:
         items = json.loads(path.read_text("utf-8"))["markups"]
         values = [_parse(item, role.kind) for item in items if _fits(item, role.kind)]
@@ -44,6 +48,31 @@ def read(path: Path, role: Role) -> list[Any]:
             f"{path} holds {found}, but role “{role.name}” needs a {role.kind.value.lower()}; choose another file."
         )
     return values
+
+
+def _read_fcsv(path: Path, role: Role) -> Points:
+    """Points of Slicer's former fiducial file: a comment names the coordinate system (0 or RAS, 1 or LPS)."""
+    if role.kind is not Kind.POINTS:
+        raise UserError(
+            f"{path} holds points, but role “{role.name}” needs a {role.kind.value.lower()}; choose another file."
+        )
+    flip, columns = np.ones(3), ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label"]
+    rows: list[list[str]] = []
+    try:
+        for line in path.read_text("utf-8").splitlines():
+            key, _, value = line.lstrip("# ").partition("=")
+            if not line.startswith("#"):
+                rows += list(csv.reader([line]))
+            elif key.strip() == "CoordinateSystem":
+                flip = _FLIP if value.strip() in ("1", "LPS") else np.ones(3)
+            elif key.strip() == "columns":
+                columns = [name.strip() for name in value.split(",")]
+        points = [dict(zip(columns, row, strict=False)) for row in rows if row]
+        positions = np.array([[float(point[axis]) for axis in "xyz"] for point in points]).reshape(-1, 3) * flip
+        names = [point.get("label") or point["id"] for point in points]
+    except (ValueError, KeyError):
+        raise UserError(f"{path} is not a readable .fcsv file; save it again from Slicer as .mrk.json.") from None
+    return Points(positions, names, name=path.stem)
 
 
 def _fits(item: dict[str, Any], kind: Kind) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from backend_tools import picture, volume
+from backend_tools import DATA, picture, volume
 
 from medgen import io
 from medgen.case import Box, Image, Mask, Plane, Points, Segment, Sphere
@@ -205,3 +205,34 @@ def test_a_gzip_that_is_not_an_image_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.nii.gz").write_bytes(gzip.compress(b"hello"))
     with pytest.raises(UserError, match="text.nii.gz"):
         io.read_image(tmp_path / "text.nii.gz")
+
+
+@pytest.mark.parametrize(("system", "expected"), [("0", (1.0, 2.0, 3.0)), ("LPS", (-1.0, -2.0, 3.0))])
+def test_points_of_slicers_former_file_are_read_in_ras(
+    tmp_path: Path, system: str, expected: tuple[float, ...]
+) -> None:
+    (tmp_path / "old.fcsv").write_text(
+        f"# Markups fiducial file version = 4.6\n# CoordinateSystem = {system}\n"
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+        "n_1,1,2,3,0,0,0,1,1,1,0,AC,a point,\nn_2,4,5,6,0,0,0,1,1,1,0,,,\n"
+    )
+    (points,) = io.read(tmp_path / "old.fcsv", Role("landmarks", Kind.POINTS, ""))
+    assert points.names == ["AC", "n_2"]
+    np.testing.assert_array_equal(points.positions[0], expected)
+    (tmp_path / "bad.fcsv").write_text("n_1,x,2,3\n")
+    with pytest.raises(UserError, match=r"bad\.fcsv is not a readable \.fcsv file"):
+        io.read(tmp_path / "bad.fcsv", Role("landmarks", Kind.POINTS, ""))
+    with pytest.raises(UserError, match="holds points, but role “plane” needs a plane"):
+        io.read(tmp_path / "old.fcsv", Role("plane", Kind.PLANE, ""))
+
+
+def test_real_fiducials_lie_in_their_template() -> None:
+    folder = DATA / "mr_template_afids_landmarks"
+    if not folder.is_dir():
+        pytest.skip("the shared data are not at hand")
+    (points,) = io.read(folder / "mni152_2009_sym_afids.fcsv", Role("landmarks", Kind.POINTS, ""))
+    image = io.read_image(folder / "mni152_2009a_sym_t1_1mm.nii.gz")
+    index = np.linalg.solve(image.affine, np.column_stack([points.positions, np.ones(32)]).T)[:3]
+    assert points.positions.shape == (32, 3) and (index > 0).all()
+    assert (index.T < np.array(image.shape) - 1).all()
+    assert points.names[0] == "1" and np.linalg.norm(points.positions[0]) < 6.0  # the anterior commissure
