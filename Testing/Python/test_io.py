@@ -234,5 +234,5 @@ def test_real_fiducials_lie_in_their_template() -> None:
     image = io.read_image(folder / "mni152_2009a_sym_t1_1mm.nii.gz")
     index = np.linalg.solve(image.affine, np.column_stack([points.positions, np.ones(32)]).T)[:3]
     assert points.positions.shape == (32, 3) and (index > 0).all()
-    assert (index.T < np.array(image.shape) - 1).all()
+    assert (np.array(image.shape) - 1 > index.T).all()
     assert points.names[0] == "1" and np.linalg.norm(points.positions[0]) < 6.0  # the anterior commissure
