@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
@@ -23,6 +24,7 @@ try:
 except ImportError:  # a checkout: Slicer has put only this file's own folder on the path
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from MedGenLib import sampledata
 from MedGenLib.logic import MedGenLogic
 
 
@@ -42,6 +44,7 @@ class MedGenLandmarks(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "Each method is the work of the authors of its paper, which its card names and links; please cite them."
         )
+        slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenLandmarks"))
 
 
 class MedGenLandmarksWidget(ScriptedLoadableModuleWidget):
@@ -83,8 +86,6 @@ class MedGenLandmarksTest(ScriptedLoadableModuleTest):
 
     def setUp(self) -> None:
         """An empty scene."""
-        import slicer
-
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
@@ -95,8 +96,6 @@ class MedGenLandmarksTest(ScriptedLoadableModuleTest):
 
     def test_panel_shows_its_methods(self) -> None:
         """Every method has its card; a module without methods says so."""
-        import slicer
-
         from MedGenLib import selftest
 
         slicer.modules.medgenlandmarks.widgetRepresentation()
