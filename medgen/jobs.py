@@ -63,6 +63,12 @@ class Run:
         self._last = 0.0
         self._first_done = 0
 
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The run's precision for a forward pass outside training (`Training.autocast` is its like there)."""
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def progress(self, done: int, total: int, stage: str, seconds_left: float | None = None) -> None:
         """Say how far a stage is; time left is extrapolated from the stage's own pace unless given."""
         self.check_cancelled()

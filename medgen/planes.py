@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medgen.contours import UNANNOTATED, AnnotatedPlane, ContourInterpolation, annotate, mean_gap
 from medgen.geometry import PlaneFrame, WorkingGrid, plane_frame, random_directions, sample_linear, sample_nearest
 from medgen.jobs import Run
+from medgen.tiles import tiled
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -447,22 +448,33 @@ class Predictor:
 
     def _patches(self, volume: PlaneVolume, variant: int, run: Run, autocast: Autocast) -> Tensor:
         """Probabilities of a 3D network: patches that overlap by half, averaged."""
-        side, shape = self.patch, volume.grid.shape
-        starts = [sorted({min(start, max(0, size - side)) for start in range(0, size, side // 2)}) for size in shape]
-        total, count = torch.zeros((output_channels(self.structures), *shape)), torch.zeros(shape)
-        across = torch.arange(side, dtype=torch.float32)
-        for number, i in enumerate(starts[0]):
-            run.progress(number, len(starts[0]), "predict")
-            for j in starts[1]:
-                for k in starts[2]:
-                    run.check_cancelled()
-                    grid = torch.meshgrid(across + i, across + j, across + k, indexing="ij")
-                    inputs = volume.inputs(torch.stack(grid, dim=-1), self.helpers, variant)[None]
-                    found = self._probabilities(inputs, run, autocast)[0]
-                    a, b, c = (min(side, size - start) for size, start in zip(shape, (i, j, k), strict=True))
-                    total[:, i : i + a, j : j + b, k : k + c] += found[:, :a, :b, :c]
-                    count[i : i + a, j : j + b, k : k + c] += 1
-        return total / count
+        return tiled(
+            lambda inputs: self._probabilities(inputs, run, autocast),
+            _PatchReader(volume, self.helpers, variant),
+            window=(self.patch, self.patch, self.patch),
+            overlap=0.5,
+            channels=output_channels(self.structures),
+            progress=lambda done, total: run.progress(done, total, "predict"),
+        )
+
+
+@dataclass
+class _PatchReader:
+    """The inputs of a 3D network, made patch by patch (`tiles.Reader`)."""
+
+    volume: PlaneVolume
+    helpers: Helpers
+    variant: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.volume.grid.shape
+
+    def __call__(self, start: tuple[int, int, int], window: tuple[int, int, int]) -> Tensor:
+        across = [first + torch.arange(side, dtype=torch.float32) for first, side in zip(start, window, strict=True)]
+        return self.volume.inputs(
+            torch.stack(torch.meshgrid(*across, indexing="ij"), dim=-1), self.helpers, self.variant
+        )
 
 
 def fuse(mean: Tensor, distances: Tensor | None, weight: float, voxel: float) -> Tensor:

@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -62,7 +61,9 @@ from medgen.errors import UserError
 from medgen.geometry import plane_in_grid
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.metrics.overlap import dice, mean_dice
 from medgen.nn.unet import UNet, parameter_count
+from medgen.pace import seconds_an_update
 from medgen.planes import (
     Helpers,
     PlaneSampler,
@@ -212,20 +213,6 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         return config.learning_rate
     rise = min(1.0, (step + 1) / max(1, config.updates // 20))
     return config.learning_rate * rise * (0.505 + 0.495 * float(np.cos(np.pi * step / config.updates)))
-
-
-# --- measures
-
-
-def dice(found: Tensor, reference: Tensor) -> float:
-    """Dice coefficient of two boolean tensors; 1 when both are empty."""
-    total = int(found.sum() + reference.sum())
-    return 2 * int((found & reference).sum()) / total if total else 1.0
-
-
-def mean_dice(found: Tensor, truth: Tensor, structures: list[int]) -> float:
-    """Mean Dice over structures of two label tensors."""
-    return float(np.mean([dice(found == value, truth == value) for value in structures]))
 
 
 # --- training
@@ -596,7 +583,7 @@ class MultiplanarUNet(Method):
         network.to(run.device)
         predictor = Predictor(network, helpers, trained.prior, structures, patch_of(trained))
         matrices = orientation_matrices(config.orientations, config.directions, run.seed)
-        mean = predictor.mean(volume, 0, matrices, run, lambda: _autocast(run))
+        mean = predictor.mean(volume, 0, matrices, run, run.autocast)
         distances = volume.distances[0] if volume.distances else None
         return volume.grid.to_source(fuse(mean, distances, model.settings["weight"], volume.grid.spacing))
 
@@ -635,8 +622,9 @@ class MultiplanarUNet(Method):
         _drawn_segments([case.get("mask", Mask) for case in cases])
         dims = 2 if config.network == "multi-planar" else 3
         pixels = samples_a_batch(config) * (config.window**2 if dims == 2 else config.patch**3)
-        network = build_network(config, 7, 1).to(run.device)
-        update = pixels * _seconds_a_pixel(network, dims, run)
+        network = build_network(config, 7, 1)
+        tried = (4, 7, 64, 64) if dims == 2 else (1, 7, 24, 24, 24)
+        update = pixels * seconds_an_update(network, tried, run) / (tried[0] * int(np.prod(tried[2:])))
         grid = min(2 * voxels, config.max_voxels)
         seconds = 8 + config.updates * update + len(cases) * grid * 2e-5
         memory = 2**29 + 20 * parameter_count(network) + 100 * pixels * config.base_width + 100 * grid * len(cases)
@@ -711,22 +699,3 @@ def _check_annotation(volume: PlaneVolume, mask: Mask, log: Callable[[str], None
         off = int(((mask.data > 0) & ~on).sum())
         if off:
             log(f"{off} drawn voxels lie off the annotated slices and are not learnt from.")
-
-
-def _autocast(run: Run) -> AbstractContextManager[Any]:
-    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.precision == "bf16")
-
-
-def _seconds_a_pixel(network: nn.Module, dims: int, run: Run) -> float:
-    """Time of one pixel in one update: the faster of three small updates."""
-    shape = (4, 7, 64, 64) if dims == 2 else (1, 7, 24, 24, 24)
-    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
-    network.to(memory_format=layout)  # type: ignore[call-overload]
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        with _autocast(run):
-            loss = network(torch.zeros(shape, device=run.device).contiguous(memory_format=layout)).float().mean()
-        loss.backward()
-        times.append(time.monotonic() - began)
-    return min(times) / (shape[0] * int(np.prod(shape[2:])))
