@@ -524,6 +524,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def cleanup(self) -> None:
         """The module is unloaded: nothing goes on running."""
         self._closed = True
+        self._freeze(True)
         self.poller.drop()
         self.estimator.drop()
         self.removeObservers()

@@ -448,10 +448,12 @@ def test_the_modules_own_self_test_passes_with_the_real_method(
 ) -> None:
     monkeypatch.delenv("MEDGEN_CATALOG", raising=False)
     monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
-    slicer_standin.load_module(MODULE)
+    module = slicer_standin.load_module(MODULE)
     sys.modules["MedGenSegmentation"].MedGenSegmentationTest().runTest()
     assert slicer.util.getNode("Self-test volume mask").IsA("vtkMRMLSegmentationNode")
     slicer.modules.MedGenSegmentationWidget.cleanup()
+    module.widgetRepresentation().deleteLater()
+    slicer.app.processEvents()
 
 
 @pytest.mark.parametrize("name", ["MedGenSynthesis", "MedGenSegmentation", "MedGenLandmarks"])
