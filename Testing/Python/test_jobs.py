@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from backend_tools import HERE, ROOT
 
 from medgen import io
-from medgen.jobs import Job, command, environment
+from medgen.jobs import Job, choose_precision, command, environment
 
 SLOW_METHOD = """
 import os, subprocess, sys, time
@@ -168,3 +169,30 @@ def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         io.write_rows([{"x": 1}, Explosive(x=2)], target)
     assert target.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "expected"), [(True, True, "bf16"), (False, True, "bf16"), (False, False, "32")]
+)
+def test_precision_is_bf16_where_the_processor_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert choose_precision("auto", torch.device("cpu")) == expected
+    assert choose_precision("32", torch.device("cpu")) == "32"
+
+
+def test_a_runs_tensors_lie_on_large_pages(tmp_path: Path) -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this machine's kernel gives no large pages")
+    program = (
+        "import sys; from pathlib import Path; from medgen.jobs import Run; Run(Path(sys.argv[1]))\n"
+        "import torch; held = torch.ones(2**26)\n"
+        "print(next(line.split()[1] for line in open('/proc/self/smaps_rollup') if line.startswith('AnonHuge')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 2**17  # kB: half of the tensor's 256 MiB at least
