@@ -1,0 +1,78 @@
+"""docs/claims.md, made from the registrations and the kept rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from claims import HERE, Comparison, Outcome, Registration, complete, outcomes, registrations, results_path, rows
+
+INTRODUCTION = """# Claims
+
+Each paper claims something. A claim is registered before it is run (`Testing/Claims/registrations`): arms, one budget
+for all that are trained, measures, comparisons with their margins, and which seeds tune and which report. Then it is
+run, and what came out stands here, whatever it is. Every row is kept in `Testing/Claims/results`.
+
+A comparison *holds* when the whole 95 % confidence interval (Student's, over the paired differences of the reporting
+seeds) is in its favour, *does not hold* when none of it is, and is *undecided* when zero lies inside: with a handful of
+seeds that is no proof of the contrary. Phantoms are not patients: what holds here is that the code does on these
+phantoms what the paper reports on its own data, no more. This page is made by `Testing/Claims/run --report`.
+"""
+
+
+def markdown(folder: Path = HERE) -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for registration in registrations(folder):
+        parts.append(_section(registration))
+    return "\n".join(parts)
+
+
+def _section(registration: Registration) -> str:
+    table, seeds = complete(registration)
+    lines = [f"## {registration.slug}: {registration.title}", "", f"**Claim.** {registration.claim}", ""]
+    lines += [f"**In the paper.** {registration.paper}", "", f"**Here.** {registration.data}", ""]
+    if not seeds:
+        lines += [f"Tier {registration.tier}: not measured.", ""]
+    else:
+        lines += _arms(registration, table, seeds)
+        lines += ["| comparison | measure | difference in favour | 95 % interval | verdict |", "|---|---|---|---|---|"]
+        lines += [_line(registration, comparison, outcome) for comparison, outcome in outcomes(registration)]
+        lines += [""]
+    lines += [f"Not measured: {text}" for text in registration.not_measured]
+    lines += [""] if registration.not_measured else []
+    lines += ["", *_how(registration, seeds)] if seeds else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _arms(registration: Registration, table: dict[tuple[int, str], dict[str, float]], seeds: list[int]) -> list[str]:
+    head = " | ".join(registration.measures)
+    lines = [f"| arm | updates | {head} | s |", "|---|---|" + "---|" * (len(registration.measures) + 1)]
+    for arm in registration.arms:
+        cells = []
+        for measure in registration.measures:
+            values = [table[seed, arm.name][measure] for seed in seeds]
+            spread = f" ± {np.std(values, ddof=1):.3g}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.4g}{spread}")
+        seconds = np.mean([table[seed, arm.name]["seconds"] for seed in seeds])
+        what = f"{arm.name} ({arm.role}): {arm.what}"
+        lines.append(f"| {what} | {arm.updates or '–'} | {' | '.join(cells)} | {seconds:.0f} |")
+    explained = "; ".join(f"{name}: {text}" for name, text in registration.measures.items())
+    return [*lines, "", f"Mean ± standard deviation over {len(seeds)} seeds. {explained}.", ""]
+
+
+def _line(registration: Registration, comparison: Comparison, outcome: Outcome) -> str:
+    size = f"{outcome.mean:+.4g} | {outcome.low:+.4g} to {outcome.high:+.4g}" if outcome.n > 1 else "– | –"
+    return f"| {comparison.claim} | {comparison.measure} | {size} | **{outcome.verdict}** |"
+
+
+def _how(registration: Registration, seeds: list[int]) -> list[str]:
+    kept = [row for row in rows(results_path(registration)) if int(row["seed"]) in seeds]
+    whole = [sum(float(row["seconds"]) for row in kept if int(row["seed"]) == seed) for seed in seeds]
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in kept))
+    dates = ", ".join(dict.fromkeys(row["date"] for row in kept))
+    return [
+        f"Tier {registration.tier}; `Testing/Claims/run {registration.slug}`; seeds {', '.join(map(str, seeds))}"
+        f" (tuned on {', '.join(map(str, registration.tune)) or 'none'}); {min(whole) / 60:.1f} to"
+        f" {max(whole) / 60:.1f} minutes a seed for all arms together; {dates}, commit {commits}."
+    ]
