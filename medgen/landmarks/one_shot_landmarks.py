@@ -1,0 +1,878 @@
+"""One-shot landmarks: points marked in one volume are found in any other of the same anatomy.
+
+Wang, Vandersteen, Raffaelli, Guevara, Patou, Delingette: One-Shot Learning for Landmarks Detection (2021).
+
+What is implemented of the paper:
+
+- offline training (section 2.2, algorithm 1): a shallow 2D U-Net (section 3.2) learns to segment a structure in slices
+  of the reference under random rotations and translations, with binary cross-entropy and Adam at a decreasing step
+  size; it stops when the loss on the three orthogonal sets of slices of a validation volume rises;
+- localisation (section 2.3, algorithm 2): the network's probabilities over the slices along three axes are multiplied
+  (equation 1), their barycentre (equation 2) becomes the centre of the next crop, until it moves less than epsilon;
+- orientation (section 2.3): the axes of inertia of the joint probability are laid on those of the reference's mask;
+- registration (section 2.4): multi-resolution rigid, then diffeomorphic demons, of the reference's patch onto the
+  target's; the landmarks are carried through both;
+- the naive registration of table 1, from where the volumes lie or from their centres of intensity (`start`).
+
+Where the paper is silent or wrong:
+
+- algorithm 2 is printed as `while |C_old - C| < epsilon`; it must go on while the centre still moves that far;
+- axes of inertia leave four proper rotations (each axis may point either way), and more where two moments are nearly
+  equal. All are tried: a short rigid registration on the coarse patch from each, and the highest normalised
+  correlation wins. Mirrored poses are never tried, so left and right can be confused by a half turn only;
+- algorithm 1 slices along one axis; so that small rotations too show the network all the views it meets online, a third
+  of the slices lies across each axis, in the cyclic order of equation 1;
+- the first pass of algorithm 2 looks at the whole target (a cropped one would miss a structure that lies beyond the
+  crop). Where its barycentre, pulled by false positives, has no more than half of the joint probability around it, the
+  crop starts at the window that holds most of it;
+- how many convolutions the half-size level has (we take four, as the level above has), how the network upsamples
+  (nearest), Delta T, Delta R, K, the batch and the decrease of the step size are ours, as is the scaling of
+  intensities: median and spread of what is brighter than Otsu's threshold. Histograms are matched before the demons,
+  whose sum of squared differences takes them to be equal. Slices that reach beyond the volume see its darkest value.
+- a step size of 0.1 without normalisation layers ends in dead units (see the settings' help): smoke and demo use less.
+
+A structure whose joint probability sums to too little, or whose patch does not resemble the reference after
+registration, is not found: its points have no position. A point's confidence is the normalised correlation, not below
+0, of reference and registered target in the ball around it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medgen import prepare, registration
+from medgen.bundle import Model
+from medgen.case import Affine, Case, Image, Mask, Points, Segment
+from medgen.cohort import Collection
+from medgen.errors import UserError
+from medgen.geometry import resample, sample_linear
+from medgen.jobs import Run
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.metrics import points as point_measures
+from medgen.pace import seconds_an_update
+from medgen.patches import Intensity, Volume, antialiased, barycentre, second_moments, working_grid
+from medgen.training import Best, Randomness, Training
+
+Vector = NDArray[np.float64]
+
+_JOINT = 0.5**3  # joint probability of a voxel that all three views are even about
+_OVERVIEW = 64  # most voxels along an axis of the whole reference at a glance
+_BALL = 6  # voxels: radius of the ball in which a point's confidence is measured
+_ROUND = 0.15  # share by which two radii of gyration must differ for their axes to be told apart
+
+
+def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
+    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
+
+
+def _unit(unit: str) -> dict[str, Any]:
+    return {"unit": unit}
+
+
+class TrainConfig(Config):
+    """How to train. Defaults are the paper's where it gives them."""
+
+    patch: int = Field(
+        100, ge=24, le=400, multiple_of=2, description="Side of a slice and of the registered patch",
+        json_schema_extra=_paper(100, "px"),
+    )  # fmt: skip
+    voxel: float = Field(
+        0.0, ge=0, le=20, description="Voxel worked at; 0: the finest whose patch holds structure and landmarks",
+        json_schema_extra=_unit("mm"),
+    )  # fmt: skip
+    width: int = Field(
+        64, ge=2, le=128, description="Channels of the network's full-size level", json_schema_extra=_paper(64)
+    )
+    rotation: float = Field(
+        180.0, ge=0, le=180, description="Delta R: largest turn about each axis", json_schema_extra=_unit("degree")
+    )
+    translation: float = Field(
+        10.0, ge=0, le=400, description="Delta T: largest shift along each axis", json_schema_extra=_unit("px")
+    )
+    slices: int = Field(99, ge=3, le=999, multiple_of=3, description="K: slices of each transformed volume")
+    batch_size: int = Field(9, ge=1, le=999, description="Slices an update")
+    transforms: int = Field(1000, ge=1, le=100_000, description="Most random transforms, if the loss keeps falling")
+    learning_rate: float = Field(
+        0.1, gt=0, le=1, description="Adam's first step size; 0.1 kills the units of most trainings, 0.001 does not",
+        json_schema_extra=_paper(0.1),
+    )  # fmt: skip
+    halved_after: int = Field(
+        100, ge=1, le=100_000, description="Transforms after which the step size is half the first"
+    )
+    validate_every: int = Field(
+        1, ge=1, le=10_000, description="Transforms between looks at the validation volume", json_schema_extra=_paper(1)
+    )
+    validation_stride: int = Field(
+        1, ge=1, le=50, description="Look at every n-th validation slice", json_schema_extra=_paper(1)
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Looks in a row without a lower loss that are put up with",
+        json_schema_extra=_paper(0),
+    )
+    intensity: Literal["volume", "reference"] = Field(
+        "volume", description="Scale each volume by its own intensities, or all by the reference's (CT in HU)"
+    )
+    contrast: float = Field(
+        0.0, ge=0, le=1, description="Largest random change of contrast and brightness", json_schema_extra=_paper(0.0)
+    )
+    vicinity: float = Field(
+        10.0, ge=0, le=500, description="How far from the structure a landmark may lie", json_schema_extra=_unit("mm")
+    )
+
+
+class ApplyConfig(Config):
+    """How to find the landmarks."""
+
+    start: Literal["structure", "rigid", "centre-of-mass"] = Field(
+        "structure", description="Find the structure first; or register only, as the volumes lie or their centres",
+        json_schema_extra=_paper("structure"),
+    )  # fmt: skip
+    epsilon: float = Field(
+        1.0, gt=0, le=100, description="The search ends when the centre moves less", json_schema_extra=_paper(1.0, "mm")
+    )
+    max_iterations: int = Field(10, ge=1, le=100, description="Most crops that are looked at")
+    search_stride: int = Field(
+        1, ge=1, le=10, description="Look at every n-th slice of the whole volume at first", json_schema_extra=_paper(1)
+    )
+    rigid_iterations: int = Field(60, ge=1, le=1000, description="Most steps of the rigid registration at a level")
+    demons_iterations: int = Field(
+        10,
+        ge=0,
+        le=500,
+        description="Demons' steps at full resolution, twice and four times as many below; 0: rigid only",
+    )
+    smoothing: float = Field(
+        1.5,
+        gt=0,
+        le=10,
+        description="Standard deviation that smooths the demons' field",
+        json_schema_extra=_unit("voxel"),
+    )
+    least_mass: float = Field(
+        0.1, ge=0, le=1, description="Share of the structure's volume that the joint probability must reach"
+    )
+    least_similarity: float = Field(
+        0.3, ge=-1, le=1, description="Correlation with the reference that the registered patch must reach"
+    )
+
+
+# --- network
+
+
+class ShallowUNet(nn.Module):
+    """The 2D U-Net of section 3.2: 4 convolutions, half size with twice the channels, upsampling, concatenation, 5
+    convolutions. (N, 1, rows, columns), both even -> logits of the same shape. 850 049 parameters at width 64."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.full_size = _convolutions(1, width, 4)
+        self.half_size = _convolutions(width, 2 * width, 4)
+        self.merged = nn.Sequential(_convolutions(3 * width, width, 4), nn.Conv2d(width, 1, 3, padding=1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, slices: Tensor) -> Tensor:
+        """Logits."""
+        full = self.full_size(slices)
+        half = self.half_size(F.max_pool2d(full, 2))
+        return self.merged(torch.cat((full, F.interpolate(half, scale_factor=2, mode="nearest")), dim=1))
+
+
+def _convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for number in range(count):
+        layers += [nn.Conv2d(inputs if number == 0 else outputs, outputs, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+# --- the reference
+
+
+@dataclass
+class Reference:
+    """The example at the model's voxel: patch around the structure, the structure in it, landmarks, and an overview.
+
+    mask: (i, j, k) share of the structure in each voxel of the patch. overview: the whole volume, coarse: what the
+    plain registrations start from. centre: of the structure, RAS mm; intensity_centre: of the whole volume.
+    """
+
+    patch: Volume
+    mask: Tensor
+    overview: Volume
+    landmarks: Points
+    centre: Vector
+    intensity_centre: Vector
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the bundle keeps as tensors."""
+        return {
+            "image": self.patch.data,
+            "mask": self.mask,
+            "overview": self.overview.data,
+            "landmarks": torch.from_numpy(self.landmarks.positions),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """What it keeps as plain data."""
+        return {
+            "affine": self.patch.affine.tolist(),
+            "overview_affine": self.overview.affine.tolist(),
+            "fill": self.patch.fill,
+            "names": list(self.landmarks.names),
+            "centre": self.centre.tolist(),
+            "intensity_centre": self.intensity_centre.tolist(),
+        }
+
+    @classmethod
+    def of(cls, model: Model) -> Reference:
+        """The reference in a bundle."""
+        tensors, plain = model.networks["reference"], model.settings["reference"]
+        patch = Volume(tensors["image"].float(), np.array(plain["affine"]), plain["fill"])
+        overview = Volume(tensors["overview"].float(), np.array(plain["overview_affine"]), plain["fill"])
+        landmarks = Points(tensors["landmarks"].double().numpy(), plain["names"])
+        centre, intensity_centre = np.array(plain["centre"]), np.array(plain["intensity_centre"])
+        return cls(patch, tensors["mask"].float(), overview, landmarks, centre, intensity_centre)
+
+
+@dataclass
+class Example:
+    """A volume with its structure at the model's voxel."""
+
+    volume: Volume
+    mask: Tensor
+    centre: Vector
+
+
+def choose_voxel(reference: Case, config: TrainConfig) -> float:
+    """The voxel of `voxel` = 0: the reference's finest, or as much coarser as it takes for the structure and the
+    landmarks, turned in any way about the structure's centre, to fill no more than 90 % of the patch."""
+    if config.voxel:
+        return config.voxel
+    mask, landmarks = reference.get("mask", Mask), reference.get("landmarks", Points)
+    inside = torch.nonzero(mask.data > 0).double().numpy()
+    places = inside @ mask.affine[:3, :3].T + mask.affine[:3, 3]
+    centre = places.mean(axis=0)
+    places = np.concatenate((places, landmarks.positions[landmarks.found]))
+    radius = float(np.linalg.norm(places - centre, axis=1).max())
+    return max(float(mask.spacing.min()), 2 * radius / (0.9 * config.patch))
+
+
+def _example(case: Case, voxel: float, intensity: Intensity | None) -> Example:
+    image, mask = case.get("image", Image), case.get("mask", Mask)
+    volume = Volume.of(image, voxel, intensity)
+    inside = antialiased((mask.data > 0).float(), mask.spacing, voxel)
+    share = working_grid(mask, voxel).from_source(inside[None])[0]
+    if not bool((share >= 0.5).any()):
+        raise UserError(
+            f"The structure in “{mask.name or 'the mask'}” is thinner than a voxel of {voxel:.3g} mm; "
+            "give a smaller “voxel”."
+        )
+    return Example(volume, share, barycentre(share, volume.affine))
+
+
+def check(reference: Case, validation: Case, config: TrainConfig, log: Callable[[str], None]) -> Case:
+    """The reference with its placed landmarks only; UserError for whatever a training would refuse."""
+    for case, called in ((reference, "reference"), (validation, "validation case")):
+        image, mask = case.get("image", Image), case.get("mask", Mask)
+        _check_image(image)
+        if not bool((mask.data > 0).any()):
+            raise UserError(f"The mask of the {called} is empty; draw the structure that the landmarks lie in first.")
+    points, mask = reference.get("landmarks", Points), reference.get("mask", Mask)
+    placed = points.found
+    if not placed.any():
+        raise UserError(f"“{points.name or 'landmarks'}” has no placed point; place the landmarks in the reference.")
+    names = [name for name, there in zip(points.names, placed, strict=True) if there]
+    if not placed.all():
+        missing = [name for name, there in zip(points.names, placed, strict=True) if not there]
+        log(f"Landmarks that are not placed are left out: {', '.join(missing)}.")
+    positions = points.positions[placed]
+    index = (positions - mask.affine[:3, 3]) @ np.linalg.inv(mask.affine[:3, :3]).T
+    outside = ((index < -0.5) | (index > np.array(mask.shape) - 0.5)).any(axis=1)
+    if outside.any():
+        raise UserError(
+            f"Landmark “{names[int(np.argmax(outside))]}” lies outside the reference volume; place it in that volume."
+        )
+    away = ndimage.distance_transform_edt(mask.data.numpy() <= 0, sampling=mask.spacing)
+    far = away[tuple(np.clip(np.rint(index).astype(int), 0, np.array(mask.shape) - 1).T)]
+    if (far > config.vicinity).any():
+        worst = int(np.argmax(far))
+        raise UserError(
+            f"Landmark “{names[worst]}” lies {far[worst]:.1f} mm from the structure in the mask; draw a structure that "
+            f"the landmarks lie in or next to, or raise “vicinity” ({config.vicinity:g} mm)."
+        )
+    return Case({**reference.values, "landmarks": replace(points, positions=positions, names=names)}, reference.row)
+
+
+def _check_image(image: Image) -> None:
+    if image.data.shape[0] != 1:
+        raise UserError(
+            f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but landmarks are found in images of one; "
+            "choose or extract one channel."
+        )
+
+
+def _make_reference(case: Case, example: Example, config: TrainConfig) -> Reference:
+    patch = example.volume.crop(example.centre, config.patch)
+    mask = Volume(example.mask, example.volume.affine, 0.0).crop(example.centre, config.patch)
+    landmarks = case.get("landmarks", Points)
+    index = (landmarks.positions - patch.affine[:3, 3]) @ np.linalg.inv(patch.affine[:3, :3]).T
+    beyond = ((index < 0) | (index > config.patch - 1)).any(axis=1)
+    if beyond.any():
+        raise UserError(
+            f"Landmark “{landmarks.names[int(np.argmax(beyond))]}” lies outside the patch of {config.patch} voxels of "
+            f"{patch.voxel:.3g} mm around the structure; raise “patch” or “voxel”."
+        )
+    factor = max(1, math.ceil(max(example.volume.data.shape) / _OVERVIEW))
+    overview = example.volume.shrunk(factor)
+    return Reference(patch, mask.data, overview, landmarks, example.centre, example.volume.centre_of_intensity())
+
+
+# --- training (algorithm 1)
+
+
+def random_pose(config: TrainConfig, generator: np.random.Generator) -> tuple[NDArray[np.float64], Vector]:
+    """R (3, 3), from three angles U(-1, 1) Delta R about x, y, z, and T (3,) = U(-1, 1)^3 Delta T in pixels."""
+    from scipy.spatial.transform import Rotation
+
+    angles = generator.uniform(-1, 1, 3) * config.rotation
+    shift = generator.uniform(-1, 1, 3) * config.translation
+    return np.asarray(Rotation.from_euler("xyz", angles, degrees=True).as_matrix()), shift
+
+
+def slice_points(patch: int, count: int, generator: np.random.Generator) -> Vector:
+    """(count, patch, patch, 3) places in pixels from the centre: a third of the slices across each axis.
+
+    Rows and columns follow the cyclic order of equation 1. Slices lie at random in equal parts of the patch.
+    """
+    line = np.arange(patch) - (patch - 1) / 2
+    rows, columns = np.meshgrid(line, line, indexing="ij")
+    each = count // 3
+    result = np.empty((count, patch, patch, 3))
+    for axis in range(3):
+        offsets = ((np.arange(each) + generator.uniform(0, 1, each)) / each - 0.5) * patch
+        for number, offset in enumerate(offsets):
+            plane = result[axis * each + number]
+            plane[..., axis], plane[..., (axis + 1) % 3], plane[..., (axis + 2) % 3] = offset, rows, columns
+    return result
+
+
+def random_slices(example: Example, config: TrainConfig, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """K slices (K, 1, patch, patch) of the example under one random transform, and of its mask as 0 and 1."""
+    rotation, shift = random_pose(config, generator)
+    places = slice_points(config.patch, config.slices, generator) @ rotation.T + shift
+    centre = np.linalg.solve(example.volume.affine, np.append(example.centre, 1.0))[:3]
+    index = torch.from_numpy((places + centre).astype(np.float32))
+    order = torch.from_numpy(generator.permutation(config.slices))
+    slices = sample_linear(example.volume.data[None], index, example.volume.fill)[0][:, None]
+    masks = sample_linear(example.mask[None], index, 0.0)[0][:, None] >= 0.5
+    if config.contrast:
+        gain, bias = generator.uniform(-1, 1, 2) * config.contrast
+        slices = slices * (1 + gain) + bias
+    return slices[order], masks[order].float()
+
+
+def slices_along(volume: Tensor, axis: int, stride: int = 1) -> Tensor:
+    """(slices, 1, rows, columns) of a volume (i, j, k) across an axis, in the cyclic order of equation 1."""
+    turned = volume.permute(axis, (axis + 1) % 3, (axis + 2) % 3)
+    return turned[::stride][:, None]
+
+
+def learning_rate_at(transform: int, config: TrainConfig) -> float:
+    """Adam's step size: lr / (1 + transforms / halved_after)."""
+    return config.learning_rate / (1 + transform / config.halved_after)
+
+
+class Patience:
+    """Whether the validation loss has risen too often in a row."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.risen = 0
+        self.over = False
+
+    def note(self, better: bool) -> None:
+        """One look: was the loss lower than ever?"""
+        self.risen = 0 if better else self.risen + 1
+        self.over = self.risen > self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often it has risen."""
+        return {"risen": self.risen, "over": self.over}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.risen, self.over = state["risen"], state["over"]
+
+
+class Fit:
+    """Algorithm 1 with its network, optimiser and random state as parts of the training engine."""
+
+    def __init__(self, reference: Example, validation: Example, config: TrainConfig, run: Run) -> None:
+        self.reference, self.config, self.run = reference, config, run
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            network = ShallowUNet(config.width)
+        self.network = network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.random, self.best, self.patience = Randomness(run.seed), Best(), Patience(config.patience)
+        parts = {"unet": self.network, "adam": self.adam, "random": self.random}
+        self.training = Training(run, {**parts, "best": self.best, "patience": self.patience})
+        crop = validation.volume.crop(validation.centre, config.patch)
+        mask = Volume(validation.mask, validation.volume.affine, 0.0).crop(validation.centre, config.patch)
+        stride = config.validation_stride
+        self.shown = torch.cat([slices_along(crop.data, axis, stride) for axis in range(3)])
+        self.drawn = torch.cat([slices_along(mask.data, axis, stride) for axis in range(3)]) >= 0.5
+
+    def fit(self) -> None:
+        """Train until the validation loss rises."""
+        for transform in self.training.stage("train", self.config.transforms):
+            if self.patience.over:  # the steps that are left stay undone; a resumed run comes through here too
+                continue
+            slices, masks = random_slices(self.reference, self.config, self.random.numpy)
+            for group in self.adam.param_groups:
+                group["lr"] = learning_rate_at(transform, self.config)
+            losses = [self._update(*pair) for pair in self._batches(slices, masks)]
+            self.run.metric("loss", float(np.mean(losses)), transform)
+            if (transform + 1) % self.config.validate_every == 0 or transform + 1 == self.config.transforms:
+                self._validate(transform + 1)
+
+    def _batches(self, slices: Tensor, masks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self.config.batch_size
+        for start in range(0, len(slices), size):
+            pair = slices[start : start + size], masks[start : start + size]
+            yield tuple(part.to(self.run.device).contiguous(memory_format=torch.channels_last) for part in pair)  # type: ignore[misc]
+
+    def _update(self, slices: Tensor, masks: Tensor) -> float:
+        self.network.train()
+        with self.training.autocast():
+            logits = self.network(slices)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), masks)
+        return self.training.step(loss, self.adam)
+
+    @torch.no_grad()
+    def _validate(self, transform: int) -> None:
+        """BCE over the three orthogonal sets of slices of the validation volume."""
+        self.network.eval()
+        total = 0.0
+        for slices, masks in self._batches(self.shown, self.drawn.float()):
+            with self.training.autocast():
+                logits = self.network(slices)
+            total += float(F.binary_cross_entropy_with_logits(logits.float(), masks, reduction="sum"))
+        loss = total / self.drawn.numel()
+        self.run.metric("validation_loss", loss, transform)
+        self.patience.note(self.best.offer(-loss, transform, self.network))
+
+
+# --- localisation (equation 1, algorithm 2)
+
+
+@torch.no_grad()
+def joint_probability(network: nn.Module, volume: Tensor, run: Run, stride: int = 1) -> Tensor:
+    """Equation 1: (i, j, k) product of the network's probabilities over the slices along the three axes.
+
+    With a stride, every n-th slice is looked at and the probabilities between are interpolated.
+    """
+    network.eval()
+    shape = tuple(volume.shape)
+    joint = torch.ones(shape)
+    for axis in range(3):
+        slices = slices_along(volume, axis, stride)
+        rows, columns = slices.shape[2:]
+        at_once = max(1, 1_000_000 // (rows * columns))
+        found = torch.empty((len(slices), rows, columns))
+        for start in range(0, len(slices), at_once):
+            run.check_cancelled()
+            part = F.pad(slices[start : start + at_once], (0, columns % 2, 0, rows % 2), mode="replicate")
+            with run.autocast():
+                logits = network(part.to(run.device).contiguous(memory_format=torch.channels_last))
+            found[start : start + at_once] = logits.float().sigmoid()[:, 0, :rows, :columns].cpu()
+        if stride > 1:
+            found = _between(found, shape[axis], stride)
+        joint *= found.permute(*np.argsort((axis, (axis + 1) % 3, (axis + 2) % 3)).tolist())
+    return joint
+
+
+def _between(found: Tensor, count: int, stride: int) -> Tensor:
+    """Every n-th slice -> all of them, linearly in between; behind the last it stays."""
+    place = torch.arange(count) / stride
+    low = place.floor().long()
+    high = (low + 1).clamp(max=len(found) - 1)
+    share = (place - low)[:, None, None]
+    return found[low] * (1 - share) + found[high] * share
+
+
+@dataclass
+class Found:
+    """Where the structure is: its centre (RAS mm), the joint probability in the last crop, the centres on the way."""
+
+    centre: Vector
+    crop: Volume
+    joint: Tensor
+    path: list[Vector]
+
+    @property
+    def mass(self) -> float:
+        """Volume of the structure by the joint probability, mm^3."""
+        return float(self.joint.sum()) * self.crop.voxel**3
+
+
+def localise(network: nn.Module, target: Volume, patch: int, config: ApplyConfig, run: Run) -> Found:
+    """Algorithm 2, first over the whole target, then over crops until the centre moves less than epsilon."""
+    run.progress(0, config.max_iterations, "localise")
+    joint = joint_probability(network, target.data, run, config.search_stride)
+    path = [_first_centre(joint, target.affine, patch)]
+    for iteration in range(config.max_iterations):
+        run.progress(iteration, config.max_iterations, "localise")
+        crop = target.crop(path[-1], patch)
+        joint = joint_probability(network, crop.data, run)
+        path.append(barycentre(joint, crop.affine))
+        if np.linalg.norm(path[-1] - path[-2]) < config.epsilon:
+            break
+    run.progress(config.max_iterations, config.max_iterations, "localise")
+    return Found(path[-1], crop, joint, path)
+
+
+def _first_centre(joint: Tensor, affine: Affine, patch: int) -> Vector:
+    """The barycentre of the whole volume; where no more than half of the joint probability lies within a patch around
+    it, the middle of the window of that size that holds most."""
+    centre = barycentre(joint, affine)
+    around = Volume(joint, affine, 0.0).crop(centre, patch).data
+    if float(around.sum()) > 0.5 * float(joint.sum()):
+        return centre
+    held = joint[None, None]
+    for axis in range(3):
+        size = min(patch, joint.shape[axis])
+        window, before = [1, 1, 1], [0, 0, 0]
+        window[axis], before[axis] = size, size // 2
+        behind = [(size - 1 - size // 2) if a == axis else 0 for a in range(3)]
+        held = F.pad(held, (before[2], behind[2], before[1], behind[1], before[0], behind[0]))
+        held = F.avg_pool3d(held, window, stride=1)
+    index = np.array(np.unravel_index(int(held.argmax()), tuple(held.shape[2:])), dtype=np.float64)
+    middle = affine[:3, :3] @ index + affine[:3, 3]
+    return barycentre(
+        Volume(joint, affine, 0.0).crop(middle, patch).data, Volume(joint, affine, 0.0).crop(middle, patch).affine
+    )
+
+
+# --- alignment and registration
+
+
+def orientations(reference: NDArray[np.float64], target: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Rotations (3, 3) that lay the reference's axes of inertia on the target's, from their second moments.
+
+    Four, as every axis may point either way. Where two radii of gyration of either differ by less than 15 %, the axes
+    of that pair cannot be told apart and rotations by eighths of a turn about the third are added.
+    """
+    (moments_r, axes_r), (moments_t, axes_t) = np.linalg.eigh(reference), np.linalg.eigh(target)
+    axes_r[:, 0] *= np.sign(np.linalg.det(axes_r))
+    axes_t[:, 0] *= np.sign(np.linalg.det(axes_t))
+    turns = [np.eye(3)]
+    for lone, pair in ((2, (0, 1)), (0, (1, 2))):
+        radii = np.sqrt(np.maximum(np.stack((moments_r, moments_t))[:, pair], 0))
+        if (radii[:, 0] >= (1 - _ROUND) * radii[:, 1]).any():
+            axis = np.eye(3)[lone]
+            turns += [_rotation(axis * angle) for angle in np.deg2rad((45, 90, 135))]
+    signs = [np.diag(signs) for signs in ((1.0, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
+    return [axes_t @ turn @ sign @ axes_r.T for turn in turns for sign in signs]
+
+
+def _rotation(vector: Vector) -> NDArray[np.float64]:
+    from scipy.spatial.transform import Rotation
+
+    return np.asarray(Rotation.from_rotvec(vector).as_matrix())
+
+
+def align_to_structure(reference: Reference, found: Found, target: Volume, config: ApplyConfig) -> registration.Rigid:
+    """The rigid start from centre and axes of inertia; of the candidates, the one whose short registration on the
+    coarse patch has the highest correlation."""
+    ours = second_moments(reference.mask, reference.patch.affine)
+    theirs = second_moments(found.joint.where(found.joint >= _JOINT / 10, 0.0), found.crop.affine)
+    factor = max(1, reference.patch.data.shape[0] // 24)
+    fixed = registration.to_sitk(reference.patch.shrunk(factor))
+    moving = registration.to_sitk(_around(target, found.centre, reference).shrunk(factor))
+    best = registration.Rigid(np.eye(4), -2.0)
+    for rotation in orientations(ours, theirs):
+        start = registration.about(rotation, reference.centre, found.centre)
+        tried = registration.register_rigid(
+            fixed, moving, start, levels=(1,), iterations=config.rigid_iterations // 3 + 1
+        )
+        best = max(best, tried, key=lambda rigid: rigid.similarity)
+    return best
+
+
+def align_whole(reference: Reference, target: Volume, config: ApplyConfig) -> registration.Rigid:
+    """The rigid start of plain registration: the whole volumes, coarse, from where they lie or their centres."""
+    start = np.eye(4)
+    if config.start == "centre-of-mass":
+        start[:3, 3] = target.centre_of_intensity() - reference.intensity_centre
+    factor = max(1, round(reference.overview.voxel / target.voxel))
+    coarse = target.shrunk(factor)
+    moving = registration.to_sitk(coarse.padded(max(coarse.data.shape) // 2))
+    fixed = registration.to_sitk(reference.overview)
+    return registration.register_rigid(fixed, moving, start, iterations=config.rigid_iterations)
+
+
+def _around(target: Volume, centre: Vector, reference: Reference) -> Volume:
+    """The cube that holds the patch however it is turned, and a margin for the registration."""
+    return target.crop(centre, math.ceil(1.75 * reference.patch.data.shape[0]) + 10)
+
+
+@dataclass
+class Registered:
+    """The reference's patch laid on the target: the map, and how alike the two are overall and around each landmark."""
+
+    warp: registration.Warp
+    similarity: float
+    confidence: Vector
+
+
+def register(reference: Reference, target: Volume, start: Affine, config: ApplyConfig) -> Registered:
+    """Multi-resolution rigid registration of the patches, then diffeomorphic demons on matched histograms."""
+    fixed = registration.to_sitk(reference.patch)
+    centre = start[:3, :3] @ reference.centre + start[:3, 3]
+    moving = registration.to_sitk(_around(target, centre, reference))
+    rigid = registration.register_rigid(fixed, moving, start, iterations=config.rigid_iterations)
+    aligned = registration.resampled(moving, fixed, rigid.matrix, target.fill)
+    if config.demons_iterations and rigid.similarity > 0:
+        matched = registration.match_histogram(aligned, fixed)
+        displacement = registration.register_demons(
+            fixed, matched, iterations=config.demons_iterations, smoothing=config.smoothing
+        )
+    else:
+        displacement = sitk.Image(fixed.GetSize(), sitk.sitkVectorFloat64)
+        displacement.CopyInformation(fixed)
+    warped = registration.from_sitk(registration.apply_displacement(aligned, displacement, target.fill)).numpy()
+    still = reference.patch.data.numpy()
+    confidence = [max(0.0, _likeness_at(place, reference, still, warped)) for place in reference.landmarks.positions]
+    warp = registration.Warp(rigid.matrix, displacement)
+    return Registered(warp, registration.correlation(still, warped), np.array(confidence))
+
+
+def _likeness_at(place: Vector, reference: Reference, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Normalised correlation in the ball of 6 voxels around a place of the patch."""
+    index = np.rint(np.linalg.solve(reference.patch.affine, np.append(place, 1.0))[:3]).astype(int)
+    low, high = np.maximum(index - _BALL, 0), np.minimum(index + _BALL + 1, one.shape)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    offsets = np.stack(
+        np.meshgrid(*[np.arange(a, b) for a, b in zip(low - index, high - index, strict=True)], indexing="ij")
+    )
+    ball = (offsets**2).sum(axis=0) <= _BALL**2
+    return registration.correlation(one[box][ball], other[box][ball])
+
+
+# --- the method
+
+_IMAGE = Role("image", Kind.IMAGE, "The volume", reference=True)
+_MASK = Role("mask", Kind.MASK, "A structure with visible borders that the landmarks lie in or next to")
+_LANDMARKS = Role("landmarks", Kind.POINTS, "The landmarks in the reference")
+_TARGET = Role("image", Kind.IMAGE, "The volume to find the landmarks in", reference=True)
+_FOUND = Role("landmarks", Kind.POINTS, "The landmarks; those that were not found are not placed")
+_STRUCTURE = Role("structure", Kind.MASK, "Where the network saw the structure", optional=True, may_be_empty=True)
+
+_QUICK: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 24, "slices": 24, "patience": 8, "intensity": "volume"}
+_SMOKE = {"patch": 48, "width": 8, "transforms": 60, "validate_every": 10, "validation_stride": 4, "halved_after": 60}
+_DEMO = {"width": 16, "transforms": 400, "validate_every": 10, "validation_stride": 5, "halved_after": 100}
+
+
+class OneShotLandmarks(Method):
+    """See the module's docstring."""
+
+    slug = "one-shot-landmarks"
+    title = "Find landmarks from one example"
+    sentence = "Mark points and a structure in one volume, and get the same points in other volumes."
+    citation = (
+        "Wang, Vandersteen, Raffaelli, Guevara, Patou, Delingette. One-Shot Learning for Landmarks Detection. Deep "
+        "Generative Models, and Data Augmentation, Labelling, and Imperfections (MICCAI workshops), 2021"
+    )
+    url = "https://doi.org/10.1007/978-3-030-88210-5_15"
+    module = "MedGenLandmarks"
+    group = "Points"
+    needs = "One volume with landmarks and a drawn structure, and a second volume with the structure drawn."
+    limits = "The structure must look alike in all volumes and have no axis of symmetry, or landmarks may be turned."
+    phantoms = ("inner-ear",)
+    demo_cases = 3
+    carries_patient_data = True
+    operations = (
+        Operation(
+            "train",
+            "Train",
+            "Learn to see the structure from one reference.",
+            TrainConfig,
+            scope="collection",
+            pools=(
+                Pool("reference", (_IMAGE, _MASK, _LANDMARKS), "The volume with the landmarks", one_case=True),
+                Pool("validation", (_IMAGE, _MASK), "Another volume, which says when to stop", one_case=True),
+            ),
+            outputs=(Role("model", Kind.MODEL, "The trained model, with the reference in it"),),
+            tiers={"smoke": {**_QUICK, **_SMOKE}, "demo": {**_QUICK, **_DEMO}, "paper": {}},
+        ),
+        Operation(
+            "apply",
+            "Apply",
+            "Find the landmarks in a volume.",
+            ApplyConfig,
+            inputs=(_TARGET,),
+            outputs=(_FOUND, _STRUCTURE),
+            needs_model=True,
+            tiers={"smoke": {"search_stride": 2, "demons_iterations": 5}, "demo": {"search_stride": 2}, "paper": {}},
+        ),
+    )
+
+    def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
+        """The one row of each pool -> a model with the reference in it."""
+        cases = []
+        for name, roles in (("reference", (_IMAGE, _MASK, _LANDMARKS)), ("validation", (_IMAGE, _MASK))):
+            cases.append(prepare.load_row(collection.rows(name)[0], roles, run.log))
+        return Case({"model": self.fit(cases[0], cases[1], config, run)})
+
+    def fit(self, reference: Case, validation: Case, config: TrainConfig, run: Run) -> Model:
+        """Train on cases in memory: `image`, `mask` and `landmarks` of the reference, `image` and `mask` to validate.
+
+        Masks lie on their image's grid. Raises UserError for what `check` finds.
+        """
+        began = time.monotonic()
+        reference = check(reference, validation, config, run.log)
+        voxel = choose_voxel(reference, config)
+        intensity = Intensity.of(reference.get("image", Image).data)
+        shared = intensity if config.intensity == "reference" else None
+        example = _example(reference, voxel, intensity)
+        kept = _make_reference(reference, example, config)
+        fit = Fit(example, _example(validation, voxel, shared), config, run)
+        fit.fit()
+        settings = {"reference": kept.settings(), "voxel": voxel, "intensity": [intensity.median, intensity.spread]}
+        facts = {
+            "landmarks": ", ".join(kept.landmarks.names),
+            "voxel (mm)": round(voxel, 4),
+            "structure (ml)": round(float(kept.mask.sum()) * voxel**3 / 1000, 3),
+            "validation loss": round(-fit.best.value, 5),
+            "random transforms": fit.best.step,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        networks = {"unet": fit.best.weights, "reference": kept.tensors()}
+        return Model(self.slug, networks, config.model_dump(mode="json"), settings, facts, patient_data=True)
+
+    def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
+        """A volume -> its landmarks, and where the network saw the structure."""
+        assert model is not None
+        image, trained = case.get("image", Image), TrainConfig(**model.config)
+        _check_image(image)
+        reference = Reference.of(model)
+        shared = Intensity(*model.settings["intensity"]) if trained.intensity == "reference" else None
+        target = Volume.of(image, model.settings["voxel"], shared)
+        result = Case({"landmarks": _nowhere(reference.landmarks)})
+        if config.start == "structure":
+            network = ShallowUNet(trained.width)
+            network.load_state_dict(model.networks["unet"])
+            network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            found = localise(network, target, trained.patch, config, run)
+            result.values["structure"] = _structure(found, image)
+            share = found.mass / (float(reference.mask.sum()) * reference.patch.voxel**3)
+            run.log(f"Centre found in {len(found.path) - 1} crops; the structure has {share:.0%} of its volume.")
+            if share < config.least_mass:
+                run.log(f"The structure was not found in “{image.name or 'the image'}”.")
+                return result
+            start = align_to_structure(reference, found, target, config)
+        else:
+            start = align_whole(reference, target, config)
+        registered = register(reference, target, start.matrix, config)
+        run.log(f"Registered patch and reference correlate by {registered.similarity:.2f}.")
+        if registered.similarity < config.least_similarity:
+            run.log(f"“{image.name or 'the image'}” does not resemble the reference there; nothing was found.")
+            return result
+        result.values["landmarks"] = _placed(reference.landmarks, registered, image)
+        return result
+
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        """Distances in mm (table 1) and, where the image is given, in its voxels: mean, median, and each landmark's;
+        how many were not found; and how many pairs of mirrored names were swapped."""
+        found, meant = result.get("landmarks", Points), reference.get("landmarks", Points)
+        try:
+            mine, theirs, names = point_measures.paired(found, meant)
+        except ValueError as error:
+            raise UserError(f"Found and reference landmarks cannot be compared: {error}; name them alike.") from None
+        apart = np.linalg.norm(mine - theirs, axis=1)
+        measures = {"not found": float(np.isnan(apart).sum())}
+        if np.isfinite(apart).any():
+            measures |= {"mean mm": float(np.nanmean(apart)), "median mm": float(np.nanmedian(apart))}
+            if "image" in reference:
+                scale = np.linalg.inv(reference.get("image", Image).affine[:3, :3])
+                voxels = np.linalg.norm((mine - theirs) @ scale.T, axis=1)
+                measures |= {"mean voxels": float(np.nanmean(voxels)), "median voxels": float(np.nanmedian(voxels))}
+        measures |= {f"mm {name}": float(mm) for name, mm in zip(names, apart, strict=True) if np.isfinite(mm)}
+        swapped, pairs = point_measures.swapped_pairs(found, meant)
+        return {**measures, "swapped pairs": float(swapped)} if pairs else measures
+
+    def estimate(
+        self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
+    ) -> Estimate:
+        """Measured on this device: an update of the real network, scaled to the most transforms a training may take."""
+        if isinstance(config, ApplyConfig):
+            return self._estimate_apply(cases, config, run, model)
+        assert isinstance(config, TrainConfig)
+        reference = check(cases[0], cases[1], config, run.log)
+        voxel = choose_voxel(reference, config)
+        grids = [float(np.prod(np.asarray(case["image"].shape) * case["image"].spacing / voxel)) for case in cases]
+        for case in cases:
+            working_grid(case.get("image", Image), voxel)
+        side = min(config.patch, 64)
+        update = seconds_an_update(ShallowUNet(config.width), (4, 1, side, side), run) / (4 * side**2)
+        looked = 3 * math.ceil(config.patch / config.validation_stride) / config.validate_every / 3
+        pixels = (config.slices + looked) * config.patch**2
+        seconds = 6 + config.transforms * pixels * (update + 1e-7) + 1e-6 * sum(grids)
+        memory = 2**29 + 40 * int(sum(grids)) + 60 * config.batch_size * config.patch**2 * config.width
+        note = "Training stops as soon as the validation volume says so; the time given is the most it takes."
+        return Estimate(seconds, memory, 8 * config.patch**3, notes=(note,))
+
+    def _estimate_apply(self, cases: list[Case], config: ApplyConfig, run: Run, model: Model | None) -> Estimate:
+        for case in cases:
+            _check_image(case.get("image", Image))
+        if model is None:
+            return Estimate(20.0 * len(cases), 2**30, 2**20)
+        trained, voxel = TrainConfig(**model.config), model.settings["voxel"]
+        volumes = [case.get("image", Image) for case in cases]
+        grids = [math.prod(working_grid(image, voxel).shape) for image in volumes]
+        pixel = seconds_an_update(ShallowUNet(trained.width), (4, 1, 64, 64), run) / (4 * 64**2) / 3
+        looked = sum(3 * voxels / config.search_stride + 4 * 3 * trained.patch**3 for voxels in grids)
+        seconds = 4 + looked * pixel * (config.start == "structure") + len(cases) * 1.2e-5 * trained.patch**3
+        return Estimate(seconds, 2**29 + 40 * max(grids, default=1), 2**20)
+
+
+def _nowhere(landmarks: Points) -> Points:
+    count = len(landmarks.names)
+    return Points(np.full((count, 3), np.nan), list(landmarks.names), np.zeros(count), "landmarks")
+
+
+def _placed(landmarks: Points, registered: Registered, image: Image) -> Points:
+    """The landmarks where the registration carries them; those beyond the image's voxels are not found."""
+    positions = registered.warp.carry(landmarks.positions)
+    index = (positions - image.affine[:3, 3]) @ np.linalg.inv(image.affine[:3, :3]).T
+    inside = ((index >= -0.5) & (index <= np.array(image.shape) - 0.5)).all(axis=1)
+    positions[~inside] = np.nan
+    confidence = np.where(inside, registered.confidence, 0.0)
+    return Points(positions, list(landmarks.names), confidence, "landmarks")
+
+
+def _structure(found: Found, image: Image) -> Mask:
+    """Voxels of the image where the three views together see the structure rather than not."""
+    size = (image.shape[0], image.shape[1], image.shape[2])
+    joint = resample(found.joint[None], found.crop.affine, size, image.affine)[0]
+    return Mask((joint > _JOINT).to(torch.int16), image.affine, [Segment(1, "structure")], "structure")

@@ -1,0 +1,228 @@
+"""Rigid and diffeomorphic registration of volumes over SimpleITK, from coarse to fine.
+
+A registration maps RAS mm of a fixed volume to RAS mm of a moving one, so that points of the fixed volume are carried
+over directly and the moving volume is resampled onto the fixed one's grid through the same map. Every pyramid is made
+here, by means over bins of voxels: SimpleITK's own shrinks the fixed volume only and smooths the whole moving one at
+every level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medgen.case import Affine
+from medgen.patches import Volume
+
+Positions = NDArray[np.float64]
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm <-> LPS mm, SimpleITK's frame
+_SAMPLES = 60_000  # voxels of the fixed volume that a rigid step looks at
+_LEAST_SIDE = 12  # voxels: a coarser level has nothing to register
+
+
+# --- volumes
+
+
+def to_sitk(volume: Volume) -> sitk.Image:
+    """A SimpleITK image (float32) that lies at the same place."""
+    lps = _LPS @ volume.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    direction = lps[:3, :3] / spacing
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.numpy().transpose(2, 1, 0)))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
+def from_sitk(image: sitk.Image) -> Tensor:
+    """A scalar SimpleITK image -> (i, j, k) float32."""
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _level(image: sitk.Image, factor: int) -> sitk.Image:
+    """Means over bins of factor^3 voxels."""
+    return image if factor == 1 else sitk.BinShrink(image, [factor] * 3)
+
+
+def _usable(image: sitk.Image, levels: Sequence[int]) -> list[int]:
+    """The factors that leave the image enough voxels; 1 if none does."""
+    return [factor for factor in levels if min(image.GetSize()) // factor >= _LEAST_SIDE] or [1]
+
+
+# --- rigid
+
+
+@dataclass(frozen=True)
+class Rigid:
+    """A rotation and translation: (4, 4) matrix from the fixed volume's RAS mm to the moving one's, and how alike the
+    two are there (normalised correlation in -1..1 over the finest level's samples)."""
+
+    matrix: Affine
+    similarity: float
+
+
+def about(rotation: NDArray[np.float64], centre: Positions, moved: Positions) -> Affine:
+    """(4, 4): turn by a (3, 3) rotation about `centre` (3,), which comes to `moved` (3,)."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation
+    matrix[:3, 3] = moved - rotation @ centre
+    return matrix
+
+
+def _transform(matrix: Affine) -> sitk.AffineTransform:
+    lps = _LPS @ matrix @ _LPS
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(lps[:3, :3].ravel().tolist())
+    transform.SetTranslation(lps[:3, 3].tolist())
+    return transform
+
+
+def _matrix(transform: sitk.Euler3DTransform) -> Affine:
+    rotation = np.array(transform.GetMatrix()).reshape(3, 3)
+    centre = np.array(transform.GetCenter())
+    return _LPS @ about(rotation, centre, centre + np.array(transform.GetTranslation())) @ _LPS
+
+
+def similarity(fixed: sitk.Image, moving: sitk.Image, matrix: Affine) -> float:
+    """Normalised correlation in -1..1 over the fixed volume's voxels whose place lies inside the moving one; 0 when
+    fewer than a tenth do."""
+    inside = sitk.Image(moving.GetSize(), sitk.sitkUInt8) + 1
+    inside.CopyInformation(moving)
+    transform = _transform(matrix)
+    there = sitk.GetArrayViewFromImage(sitk.Resample(inside, fixed, transform, sitk.sitkNearestNeighbor)) > 0
+    if there.mean() < 0.1:
+        return 0.0
+    moved = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear))
+    return correlation(sitk.GetArrayViewFromImage(fixed)[there], moved[there])
+
+
+def correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Normalised (Pearson) correlation of two arrays; 0 where one of them is constant."""
+    one, other = one.astype(np.float64) - one.mean(), other.astype(np.float64) - other.mean()
+    norm = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / norm if norm > 1e-12 else 0.0
+
+
+def register_rigid(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    start: Affine,
+    levels: Sequence[int] = (4, 2, 1),
+    iterations: int = 60,
+    seed: int = 0,
+) -> Rigid:
+    """Multi-resolution rigid registration by gradient descent on normalised correlation, from a start matrix.
+
+    levels: shrink factors, coarse to fine; those that leave fewer than 12 voxels along an axis are skipped. iterations:
+    most steps a level. Where the two do not overlap, the start comes back with a similarity of 0.
+    """
+    matrix = np.array(start, dtype=np.float64)
+    for factor in _usable(fixed, levels):
+        one, other = _level(fixed, factor), _level(moving, factor)
+        try:
+            matrix = _descend(one, other, matrix, iterations, seed)
+        except RuntimeError:  # all samples fell outside the moving volume
+            return Rigid(np.array(start, dtype=np.float64), 0.0)
+    return Rigid(matrix, similarity(one, other, matrix))
+
+
+def _descend(fixed: sitk.Image, moving: sitk.Image, start: Affine, iterations: int, seed: int) -> Affine:
+    """One level. The start stays fixed and a small turn and shift before it is sought: no angle is ever near a pole."""
+    voxel = float(min(fixed.GetSpacing()))
+    size = fixed.GetSize()
+    middle = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in size])
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsCorrelation()
+    voxels = int(np.prod(size))
+    if voxels > _SAMPLES:
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(_SAMPLES / voxels, seed + 1)  # 0 would mean the clock
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2 * voxel, minStep=0.02 * voxel, numberOfIterations=iterations, relaxationFactor=0.6
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    small = sitk.Euler3DTransform()
+    small.SetCenter(middle)
+    method.SetInitialTransform(small, inPlace=True)
+    method.SetMovingInitialTransform(_transform(start))
+    method.Execute(fixed, moving)
+    return start @ _matrix(small)
+
+
+# --- diffeomorphic
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A rigid map, and a displacement on the fixed volume's grid that is applied before it."""
+
+    rigid: Affine
+    displacement: sitk.Image  # LPS mm
+
+    def carry(self, points: Positions) -> Positions:
+        """(N, 3) RAS mm of the fixed volume -> RAS mm of the moving one; beyond the grid the displacement is 0."""
+        field = sitk.DisplacementFieldTransform(sitk.Image(self.displacement))
+        flip = np.diag(_LPS)[:3]
+        moved = np.array([field.TransformPoint(point.tolist()) for point in points * flip]).reshape(-1, 3) * flip
+        return moved @ self.rigid[:3, :3].T + self.rigid[:3, 3]
+
+
+def resampled(moving: sitk.Image, fixed: sitk.Image, matrix: Affine, fill: float) -> sitk.Image:
+    """The moving volume on the fixed one's grid, through a rigid map; `fill` beyond it."""
+    return sitk.Resample(moving, fixed, _transform(matrix), sitk.sitkLinear, fill)
+
+
+def register_demons(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    levels: Sequence[int] = (4, 2, 1),
+    iterations: int = 10,
+    smoothing: float = 1.5,
+) -> sitk.Image:
+    """Diffeomorphic demons (Vercauteren et al., 2007) of two volumes on one grid -> displacement (LPS mm) on it.
+
+    iterations: steps at full resolution; a level shrunk by f gets f times as many. smoothing: standard deviation of the
+    Gaussian that regularises the displacement, in voxels of each level. Intensities must already match.
+    """
+    displacement: sitk.Image | None = None
+    for factor in _usable(fixed, levels):
+        one, other = _level(fixed, factor), _level(moving, factor)
+        demons = sitk.DiffeomorphicDemonsRegistrationFilter()
+        demons.SetNumberOfIterations(iterations * factor)
+        demons.SetSmoothDisplacementField(True)
+        demons.SetStandardDeviations(smoothing)
+        if displacement is None:
+            displacement = demons.Execute(one, other)
+        else:
+            displacement = demons.Execute(one, other, _onto(displacement, one))
+    assert displacement is not None
+    return _onto(displacement, fixed)
+
+
+def _onto(displacement: sitk.Image, grid: sitk.Image) -> sitk.Image:
+    """A displacement on another grid; it keeps its border's value in the half voxel beyond its outermost centres."""
+    if displacement.GetSize() == grid.GetSize():
+        return displacement
+    padded = sitk.ZeroFluxNeumannPad(displacement, [1] * 3, [1] * 3)
+    return sitk.Resample(padded, grid, sitk.Transform(), sitk.sitkLinear, 0.0, displacement.GetPixelID())
+
+
+def match_histogram(moving: sitk.Image, fixed: sitk.Image, bins: int = 128, points: int = 12) -> sitk.Image:
+    """The moving volume with its histogram above the mean matched to the fixed one's."""
+    return sitk.HistogramMatching(moving, fixed, bins, points, True)
+
+
+def apply_displacement(moving: sitk.Image, displacement: sitk.Image, fill: float) -> sitk.Image:
+    """The moving volume seen through a displacement on its own grid."""
+    field = sitk.DisplacementFieldTransform(sitk.Image(displacement))
+    return sitk.Resample(moving, moving, field, sitk.sitkLinear, fill)
