@@ -18,7 +18,7 @@ from medgen.phantoms.canvas import (
     Canvas,
     Grid,
     Segment,
-    blurred,
+    ct_scanned,
     ellipsoid,
     rotation,
     segmentation,
@@ -118,7 +118,7 @@ def make(
     texture = fine.smooth_field(streams[2], 14.0, 1)[0]
     draw(canvas, patient, texture, streams[3])
     values, labels = canvas.coarsened(factors)
-    values = scanned(values, noise, streams[4])
+    values = ct_scanned(values, noise, streams[4])
     image = grid.image(np.clip(np.rint(values), LOWEST, HIGHEST).astype(np.int16))
     return {"image": image, "mask": segmentation(grid, labels, SEGMENTS)}
 
@@ -402,19 +402,3 @@ def branches(canvas: Canvas, patient: Patient, aorta: NDArray[np.float64], z: ND
         canvas.tube(np.stack([root, tip, far]), [3.4, 3.2, 2.2], patient.blood, 0)
     stem = np.array([(-8, -20, -60), (-8, -16, -12), (-34, -12, 8)], float)
     canvas.tube(stem, [5.0, 6.0, 6.2], patient.blood - 5.0)
-
-
-def scanned(values: Array, strength: float, rng: np.random.Generator) -> Array:
-    """The picture a scanner gives: blurred by its kernel, with noise that is stronger behind more tissue."""
-    values = blurred(values, (0.45, 0.45, 0.3))
-    if strength <= 0:
-        return values
-    white = rng.standard_normal(values.shape, dtype=np.float32)
-    rows = np.fft.fftfreq(values.shape[1])[:, None]
-    columns = np.fft.rfftfreq(values.shape[2])[None, :]
-    frequency = np.hypot(rows, columns)
-    kernel = (0.05 + frequency) * np.exp(-np.square(frequency / 0.30))
-    coloured = np.fft.irfft2(np.fft.rfft2(white) * kernel, s=values.shape[1:])
-    coloured /= coloured.std()
-    attenuation = blurred((values > -500).astype(np.float32), (6.0, 6.0, 0.0))
-    return (values + strength * (5.0 + 8.0 * attenuation) * coloured).astype(np.float32)

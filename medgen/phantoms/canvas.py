@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = NDArray[np.float32]
+Value: TypeAlias = "float | Array | tuple[float | Array, ...]"  # a tuple has one for each channel
 Window: TypeAlias = tuple[slice, slice, slice]
 WHOLE: Window = (slice(None), slice(None), slice(None))
 LATTICE_REACH = 450.0  # mm from the centre to which random fields are defined, whatever the grid
@@ -108,13 +109,16 @@ class Canvas:
     """Values and labels being painted onto a grid, one structure over the other.
 
     points: where each voxel lies in the body's own undeformed space (3, z, y, x), LPS mm: bending these bends all that
-    is painted. A voxel takes a new value in proportion to how much of it the structure fills.
+    is painted. A voxel takes a new value in proportion to how much of it the structure fills. background: a number, or
+    one for each channel (modality) that is painted at once; `values` is the first channel.
     """
 
-    def __init__(self, grid: Grid, points: Array, background: float) -> None:
+    def __init__(self, grid: Grid, points: Array, background: float | tuple[float, ...]) -> None:
         self.grid = grid
         self.points = points
-        self.values: Array = np.full(points.shape[1:], background, np.float32)
+        several = background if isinstance(background, tuple) else (background,)
+        self.channels: list[Array] = [np.full(points.shape[1:], value, np.float32) for value in several]
+        self.values = self.channels[0]
         self.labels = np.zeros(points.shape[1:], np.uint8)
         self.edge = float(np.mean(grid.spacing))  # over how many mm a surface goes from empty to full
         self.margin = float(np.abs(points - grid.points()).max()) + 2 * self.edge
@@ -128,10 +132,12 @@ class Canvas:
         high = np.minimum(np.ceil(index + steps) + 1, self.grid.size).astype(int)
         return tuple(slice(int(low[a]), int(max(high[a], low[a]))) for a in (2, 1, 0))  # type: ignore[return-value]
 
-    def paint(self, distance: Array, value: float | Array, label: int | None = None, window: Window = WHOLE) -> None:
+    def paint(self, distance: Array, value: Value, label: int | None = None, window: Window = WHOLE) -> None:
         """Paint where `distance` (of the window's shape) is negative. label None leaves labels, 0 clears them."""
         filled = np.clip(0.5 - distance / self.edge, 0.0, 1.0)
-        self.values[window] += filled * (value - self.values[window])
+        several = value if isinstance(value, tuple) else (value,)
+        for channel, one in zip(self.channels, several, strict=True):
+            channel[window] += filled * (one - channel[window])
         if label is not None:
             self.labels[window][filled > DRAWN_WHERE] = label
 
@@ -139,7 +145,7 @@ class Canvas:
         self,
         centre: ArrayLike,
         radii: ArrayLike,
-        value: float,
+        value: Value,
         label: int | None = None,
         axes: NDArray[np.float64] | None = None,
         clip: Array | None = None,
@@ -155,7 +161,7 @@ class Canvas:
         self,
         path: NDArray[np.float64],
         radius: ArrayLike,
-        value: float,
+        value: Value,
         label: int | None = None,
         clip: Array | None = None,
     ) -> None:
@@ -235,6 +241,26 @@ def blurred(array: Array, sigma: Sequence[float]) -> Array:
         if width > 0 and image.GetSize()[axis] >= 4:  # the recursive filter needs four samples
             image = sitk.RecursiveGaussian(image, width, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis)
     return sitk.GetArrayFromImage(image).astype(np.float32)
+
+
+def ct_scanned(values: Array, strength: float, rng: np.random.Generator) -> Array:
+    """The HU a CT scanner gives: blurred by its kernel, with noise that is stronger behind more tissue.
+
+    The noise has the spectrum of filtered back-projection (rising with frequency, then cut by the reconstruction
+    kernel), independent between slices.
+    """
+    values = blurred(values, (0.45, 0.45, 0.3))
+    if strength <= 0:
+        return values
+    white = rng.standard_normal(values.shape, dtype=np.float32)
+    rows = np.fft.fftfreq(values.shape[1])[:, None]
+    columns = np.fft.rfftfreq(values.shape[2])[None, :]
+    frequency = np.hypot(rows, columns)
+    kernel = (0.05 + frequency) * np.exp(-np.square(frequency / 0.30))
+    coloured = np.fft.irfft2(np.fft.rfft2(white) * kernel, s=values.shape[1:])
+    coloured /= coloured.std()
+    attenuation = blurred((values > -500).astype(np.float32), (6.0, 6.0, 0.0))
+    return (values + strength * (5.0 + 8.0 * attenuation) * coloured).astype(np.float32)
 
 
 def segmentation(grid: Grid, labels: NDArray[np.uint8], segments: Sequence[Segment]) -> sitk.Image:
