@@ -18,7 +18,13 @@ from medgen.phantoms import PHANTOMS, abdomen_ct, mitochondria, write
 from medgen.phantoms.cohort import splits, subject_seed
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {"abdomen-ct-drawn": (48, 40, 32), "abdomen-ct": (48, 40, 32), "mitochondria": (32, 32, 32)}
+SMALL = {
+    "abdomen-ct-drawn": (48, 40, 32),
+    "abdomen-ct": (48, 40, 32),
+    "head-mr-ct": (24, 28, 24),
+    "inner-ear": (40, 40, 40),
+    "mitochondria": (32, 32, 32),
+}
 BODY_HU = {  # between which bounds the median of each structure lies
     "liver": (80, 150),
     "kidney_right": (110, 220),

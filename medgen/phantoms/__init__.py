@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.phantoms import abdomen_ct, drawn, mitochondria
+from medgen.phantoms import abdomen_ct, drawn, head, mitochondria
 from medgen.phantoms.canvas import Segment
 from medgen.phantoms.cohort import write_cohort
 
@@ -27,7 +27,7 @@ class Phantom:
 
 PHANTOMS: dict[str, Phantom] = {
     module.NAME: Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make)
-    for module in (abdomen_ct, drawn, mitochondria)
+    for module in (abdomen_ct, drawn, head, mitochondria)
 }
 
 
