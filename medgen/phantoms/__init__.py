@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.phantoms import abdomen_ct, drawn, head, mitochondria
+from medgen.phantoms import abdomen_ct, drawn, head, inner_ear, mitochondria
 from medgen.phantoms.canvas import Segment
 from medgen.phantoms.cohort import write_cohort
 
@@ -16,25 +16,34 @@ __all__ = ["PHANTOMS", "Phantom", "Segment", "write"]
 
 @dataclass(frozen=True)
 class Phantom:
-    """One anatomy: its name, one sentence, role name -> kind of what it makes, its mask's segments, and the maker."""
+    """One anatomy: its name, one sentence, role name -> kind of what it makes, its mask's segments, and the maker.
+
+    pools: for methods that learn from named single cases, pool name -> (split whose first row it takes, columns).
+    """
 
     name: str
     sentence: str
     roles: dict[str, str]
     segments: tuple[Segment, ...]
     make: Callable[..., dict[str, Any]]
+    pools: dict[str, tuple[str, tuple[str, ...]]]
+
+
+def _phantom(module: Any) -> Phantom:
+    pools = getattr(module, "POOLS", {})
+    return Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make, pools)
 
 
 PHANTOMS: dict[str, Phantom] = {
-    module.NAME: Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make)
-    for module in (abdomen_ct, drawn, head, mitochondria)
+    module.NAME: _phantom(module) for module in (abdomen_ct, drawn, head, inner_ear, mitochondria)
 }
 
 
 def write(phantom: Phantom, n: int, seed: int, folder: Path, **options: Any) -> Path:
     """Make n patients and write them, with their cohort.csv, into a folder; returns the path of cohort.csv.
 
-    Patient k of a seed is the same whatever n is. options go to the phantom's `make`. Nothing is left behind where it
-    fails. Raises UserError where n is below 1, or the folder exists and is not empty or cannot be written.
+    Patient k of a seed is the same whatever n is. A phantom with pools also gets, from three patients on, a
+    collection.json with a CSV of one row for each pool. options go to the phantom's `make`. Nothing is left behind
+    where it fails. Raises UserError where n is below 1, or the folder exists and is not empty or cannot be written.
     """
-    return write_cohort(phantom.name, phantom.roles, phantom.make, n, seed, Path(folder), options)
+    return write_cohort(phantom.name, phantom.roles, phantom.make, n, seed, Path(folder), options, phantom.pools)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from medgen.errors import UserError
 
-ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", "Plane": ".mrk.json"}
+ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", "Plane": ".mrk.json", "Points": ".mrk.json"}
 SPLITS = ("train", "validation", "test")
 
 
@@ -45,6 +45,7 @@ def write_cohort(
     seed: int,
     folder: Path,
     options: Mapping[str, Any],
+    pools: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
 ) -> Path:
     """See `medgen.phantoms.write`. A column of cohort.csv for each role, its paths relative to the CSV."""
     if n < 1:
@@ -59,6 +60,8 @@ def write_cohort(
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         beside.chmod(0o755)  # mkdtemp's 0700 would stay after the renaming
         write_files(name, roles, make, n, seed, beside, options)
+        if pools and n >= len(SPLITS):  # from then on each split has somebody
+            write_pools(beside, pools)
         if folder.exists():
             folder.rmdir()
         beside.rename(folder)
@@ -91,6 +94,20 @@ def write_files(
             for role, path in zip(roles, paths, strict=True):
                 write_value(made[role], folder / path)
             rows.writerow([*paths, subject, split])
+
+
+def write_pools(folder: Path, pools: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+    """collection.json, and for each pool a CSV with the first row of its split in cohort.csv."""
+    with open(folder / "cohort.csv", newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    for pool, (split, roles) in pools.items():
+        row = next(row for row in rows if row["split"] == split)
+        with open(folder / f"{pool}.csv", "w", newline="", encoding="utf-8") as table:
+            csv.writer(table, lineterminator="\n").writerows(
+                [[*roles, "subject"], [*(row[role] for role in roles), row["subject"]]]
+            )
+    named = {"pools": {pool: f"{pool}.csv" for pool in pools}}
+    (folder / "collection.json").write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
 
 
 def write_value(value: Any, path: Path) -> None:
