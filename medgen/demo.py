@@ -47,10 +47,13 @@ def run(slug: str, folder: Path, run: Run, tier: str, settings: dict[str, Any]) 
         yield f"Result ({role}): {path}"
     measures = execute.evaluate(method, model, table, plain, run)
     (folder / "measures.json").write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
-    text = ", ".join(f"{key} {value:.3f}" for key, value in execute.summary(measures).items())
+    words = [f"{key} {value:.3f}" for key, value in execute.summary(measures).items()]
+    text = ", ".join(words)
     whom = "the same patient" if method.demo_cases == 1 else f"{len(measures)} patient(s) it had not seen"
     yield f"Measured on {whom}, against the whole truth: {text}"
-    picture = _picture(row, apply.inputs, apply.outputs, dict(outputs), folder, f"{method.title}: {text}", run)
+    picture = _picture(
+        row, apply.inputs, apply.outputs, dict(outputs), folder, f"{method.title}: {', '.join(words[:4])}", run
+    )
     if picture is not None:
         yield f"Picture: {picture}"
     shutil.rmtree(run.folder, ignore_errors=True)

@@ -429,12 +429,13 @@ def test_the_log_can_be_copied(widget: Any) -> None:
     assert qt.QApplication.clipboard().text() == "something happened"
 
 
-@pytest.mark.parametrize("name", ["MedGenSynthesis", "MedGenLandmarks"])
 def test_a_module_without_methods_says_so(
-    name: str, layout: views.LayoutManager, monkeypatch: pytest.MonkeyPatch
+    layout: views.LayoutManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "none.json").write_text('{"methods": []}')
     monkeypatch.delenv("MEDGEN_CATALOG", raising=False)
-    outer = slicer_standin.load_module(ROOT / name / f"{name}.py").widgetRepresentation()
+    monkeypatch.setattr(catalog, "PATH", tmp_path / "none.json")
+    outer = slicer_standin.load_module(ROOT / "MedGenSynthesis" / "MedGenSynthesis.py").widgetRepresentation()
     outer.show()
     panel = outer.self().panel
     assert not panel.entries
@@ -511,6 +512,36 @@ def test_sample_data_offers_a_synthetic_patient(widget: Any, monkeypatch: pytest
         widget.panel.slices.adder.setCurrentNode(plane)
     assert widget.panel.slices.planes() == planes
     assert widget.panel.slices.adder.currentNode() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("MedGenSynthesis", ["vtkMRMLScalarVolumeNode"] * 2),
+        (
+            "MedGenLandmarks",
+            ["vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsFiducialNode"]
+            + ["vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode"],
+        ),
+    ],
+)
+def test_sample_data_of_the_other_modules_is_loaded(
+    name: str, classes: list[str], layout: views.LayoutManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: dict[str, Any] = {}
+    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.update(source))
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
+    slicer_standin.load_module(ROOT / name / f"{name}.py")
+    slicer.app.at_startup[-1]()
+    nodes = offered["customDownloader"](offered)
+    assert [node.GetClassName() for node in nodes] == classes
+    assert all(node.GetImageData().GetScalarRange()[1] > 0 for node in nodes if node.IsA("vtkMRMLVolumeNode"))
+    if name == "MedGenLandmarks":
+        points, bounds = nodes[2], [0.0] * 6
+        nodes[1].GetRASBounds(bounds)
+        for index in range(points.GetNumberOfControlPoints()):
+            place = points.GetNthControlPointPositionWorld(index)
+            assert all(bounds[2 * a] - 3 <= place[a] <= bounds[2 * a + 1] + 3 for a in range(3))
 
 
 class SettingsOfNone:
