@@ -92,6 +92,8 @@ class MedGenLandmarksTest(ScriptedLoadableModuleTest):
         """All tests."""
         self.setUp()
         self.test_panel_shows_its_methods()
+        self.setUp()
+        self.test_landmarks_from_one_example()
         self.delayDisplay("MedGenLandmarks: all tests passed")
 
     def test_panel_shows_its_methods(self) -> None:
@@ -100,3 +102,12 @@ class MedGenLandmarksTest(ScriptedLoadableModuleTest):
 
         slicer.modules.medgenlandmarks.widgetRepresentation()
         selftest.check_methods_are_shown("MedGenLandmarks", slicer.modules.MedGenLandmarksWidget.panel)
+
+    def test_landmarks_from_one_example(self) -> None:
+        """Train and Apply at the smoke tier, where the packages for it are installed."""
+        from MedGenLib import selftest
+
+        if not selftest.ready():
+            self.delayDisplay("Skipped: MedGen's Python packages are not installed")
+            return
+        selftest.check_landmarks(MedGenLandmarksLogic(), "one-shot-landmarks", "smoke", within=1.0)

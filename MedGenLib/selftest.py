@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import slicer
 import slicer.util
+import vtk
 
-from MedGenLib import annotation, install
+from MedGenLib import annotation, install, sampledata
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
+from MedGenLib.plan import roles_of
 
 SHAPE = (24, 28, 32)  # k, j, i
 SLICES = (6, 8, 10, 12, 14, 16, 18)  # k of the drawn slices
@@ -101,6 +104,62 @@ def check_train_and_apply(logic: Any, slug: str, tier: str, at_least: float, in_
     assert provenance_of(result)["method"] == slug
     assert np.array_equal(labels_of(drawing, volume), before)
     return result
+
+
+def check_synthetic_volume(logic: Any, slug: str, tier: str, in_process: bool = False) -> Any:
+    """From the synthetic head of Sample Data: train on its pair of volumes, apply to the first; the resulting volume.
+
+    Asserts that it lies on the first volume's grid and has the second's kind of values, and inputs that are as before.
+    """
+    first, second = sampledata.load_sample(_sample("MedGenSynthesis"))
+    roles = [role["name"] for role in roles_of(logic.operation(slug, "train")[1])]
+    inputs = dict(zip(roles, (first, second), strict=True))
+    before = slicer.util.arrayFromVolume(first).copy()
+    how = {"wait": True, "in_process": in_process}
+    model = logic.process(slug, "train", inputs, tier=tier, name=logic.free_model_name("self-test"), **how)["model"]
+    found = logic.process(slug, "apply", {roles[0]: first}, model=model, **how)
+    (result,) = found.values()
+    values = slicer.util.arrayFromVolume(result)
+    assert values.shape == before.shape
+    for one, other in zip(_matrix(result), _matrix(first), strict=True):
+        assert abs(one - other) < 1e-3
+    assert values.min() >= -1024 and -1024 < values.mean() < 2252
+    assert provenance_of(result)["method"] == slug
+    assert np.array_equal(slicer.util.arrayFromVolume(first), before)
+    return result
+
+
+def check_landmarks(logic: Any, slug: str, tier: str, within: float, in_process: bool = False) -> Any:
+    """From the synthetic ears of Sample Data: train on the marked one, find the points in the third; the new points.
+
+    Asserts a median distance to the truth `within` mm, and the names and provenance of the result.
+    """
+    sample = _sample("MedGenLandmarks")
+    marked = replace(sample, patients=(*sample.patients[:2], {"image": "Ear to mark", "landmarks": "Truth"}))
+    image, mask, points, other_image, other_mask, target, truth = sampledata.load_sample(marked)
+    inputs = {"reference.image": image, "reference.mask": mask, "reference.landmarks": points}
+    inputs |= {"validation.image": other_image, "validation.mask": other_mask}
+    how = {"wait": True, "in_process": in_process}
+    model = logic.process(slug, "train", inputs, tier=tier, name=logic.free_model_name("self-test"), **how)["model"]
+    result = logic.process(slug, "apply", {"image": target}, model=model, tier=tier, **how)["landmarks"]
+    count = truth.GetNumberOfControlPoints()
+    names = [result.GetNthControlPointLabel(index) for index in range(result.GetNumberOfControlPoints())]
+    assert names == [truth.GetNthControlPointLabel(index) for index in range(count)]
+    places = [[node.GetNthControlPointPositionWorld(index) for index in range(count)] for node in (result, truth)]
+    distance = float(np.median(np.linalg.norm(np.array(places[0]) - np.array(places[1]), axis=1)))
+    assert distance <= within, f"median {distance:.2f} mm, {within} or less was expected"
+    assert provenance_of(result)["method"] == slug
+    return result
+
+
+def _sample(module: str) -> Any:
+    return next(sample for sample in sampledata.SAMPLES if sample.module == module)
+
+
+def _matrix(volume: Any) -> list[float]:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return [matrix.GetElement(row, column) for row in range(4) for column in range(4)]
 
 
 def check_marking_slices() -> None:

@@ -92,6 +92,8 @@ class MedGenSynthesisTest(ScriptedLoadableModuleTest):
         """All tests."""
         self.setUp()
         self.test_panel_shows_its_methods()
+        self.setUp()
+        self.test_mr_to_synthetic_ct()
         self.delayDisplay("MedGenSynthesis: all tests passed")
 
     def test_panel_shows_its_methods(self) -> None:
@@ -100,3 +102,12 @@ class MedGenSynthesisTest(ScriptedLoadableModuleTest):
 
         slicer.modules.medgensynthesis.widgetRepresentation()
         selftest.check_methods_are_shown("MedGenSynthesis", slicer.modules.MedGenSynthesisWidget.panel)
+
+    def test_mr_to_synthetic_ct(self) -> None:
+        """Train and Apply at the smoke tier, where the packages for it are installed."""
+        from MedGenLib import selftest
+
+        if not selftest.ready():
+            self.delayDisplay("Skipped: MedGen's Python packages are not installed")
+            return
+        selftest.check_synthetic_volume(MedGenSynthesisLogic(), "frequency-mr-to-ct", "smoke")

@@ -444,15 +444,23 @@ def test_a_module_without_methods_says_so(
     outer.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("MedGenSegmentation", "Self-test volume mask"),
+        ("MedGenSynthesis", "Synthetic head MR ct"),
+        ("MedGenLandmarks", "Ear to mark landmarks"),
+    ],
+)
 def test_the_modules_own_self_test_passes_with_the_real_method(
-    layout: views.LayoutManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, result: str, layout: views.LayoutManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MEDGEN_CATALOG", raising=False)
     monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
-    module = slicer_standin.load_module(MODULE)
-    sys.modules["MedGenSegmentation"].MedGenSegmentationTest().runTest()
-    assert slicer.util.getNode("Self-test volume mask").IsA("vtkMRMLSegmentationNode")
-    slicer.modules.MedGenSegmentationWidget.cleanup()
+    module = slicer_standin.load_module(ROOT / name / f"{name}.py")
+    getattr(sys.modules[name], f"{name}Test")().runTest()
+    assert slicer.util.getNode(result).IsA("vtkMRMLDisplayableNode")
+    getattr(slicer.modules, f"{name}Widget").cleanup()
     module.widgetRepresentation().deleteLater()
     slicer.app.processEvents()
 
