@@ -21,41 +21,47 @@ from medgen.geometry import WorkingGrid, spacing_of
 Vector = NDArray[np.float64]
 
 _MOST_VOXELS = 400_000_000  # of a working grid
-_CLIP = 6.0  # spreads from the median at which intensities are cut
+_CLIP = 10.0  # spreads from the median at which intensities are cut
 
 
 @dataclass
 class Intensity:
-    """Median and spread (1.4826 x median absolute deviation) of a volume's brighter class by Otsu's threshold."""
+    """A volume's scale, robust to how much air surrounds the patient and to noise within one tissue.
+
+    median: of the brighter class by Otsu's threshold; spread: a quarter of what lies between both classes' medians.
+    """
 
     median: float
     spread: float
 
     @classmethod
     def of(cls, data: Tensor) -> Intensity:
-        """Of a volume (any shape); every n-th voxel of a large one."""
+        """Of a volume (any shape); every n-th voxel of a large one. Outliers (0.1 %) do not count."""
         from skimage.filters import threshold_otsu
 
         values = data.flatten()[:: max(1, data.numel() // 2_000_000)].double().numpy()
         low, high = np.percentile(values, (0.1, 99.9))
-        clipped = np.clip(values, low, high) if high > low else values
-        bright = clipped[clipped > threshold_otsu(clipped)]
-        median = float(np.median(bright))
-        spread = 1.4826 * float(np.median(np.abs(bright - median)))
-        return cls(median, max(spread, 0.01 * float(clipped.max() - clipped.min()), 1e-9))
+        values = np.clip(values, low, high) if high > low else values
+        bright = values > threshold_otsu(values)
+        dark, median = float(np.median(values[~bright])), float(np.median(values[bright]))
+        return cls(median, max((median - dark) / 4, 1e-9))
 
     def scale(self, data: Tensor) -> Tensor:
-        """Spreads from the median, cut at +-6."""
+        """Spreads from the median, cut at +-10."""
         return ((data.float() - self.median) / self.spread).clamp(-_CLIP, _CLIP)
 
 
 @dataclass
 class Volume:
-    """A volume on an isotropic grid: scaled intensities (i, j, k), affine to RAS mm, the value beyond its edge."""
+    """A volume on an isotropic grid: scaled intensities (i, j, k), affine to RAS mm, the value beyond its edge.
+
+    known: (i, j, k) bool, False where a cube that was cut out reached beyond the edge; None where it nowhere did.
+    """
 
     data: Tensor
     affine: Affine
     fill: float
+    known: Tensor | None = None
 
     @classmethod
     def of(cls, image: Image, voxel: float, intensity: Intensity | None = None) -> Volume:
@@ -75,30 +81,32 @@ class Volume:
         """The cube of `side` voxels around the voxel next to a place in RAS mm; `fill` beyond the edge."""
         index = np.linalg.solve(self.affine, np.append(centre, 1.0))[:3]
         first = np.floor(index - (side - 1) / 2 + 0.5).astype(int)
-        data = torch.full((side, side, side), self.fill)
+        data, known = torch.full((side,) * 3, self.fill), torch.zeros((side,) * 3, dtype=torch.bool)
         shape = np.asarray(self.data.shape)
         low, high = np.clip(first, 0, shape), np.clip(first + side, 0, shape)
         if (low < high).all():
             there = tuple(slice(int(a), int(b)) for a, b in zip(low - first, high - first, strict=True))
-            data[there] = self.data[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+            here = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+            data[there] = self.data[here]
+            known[there] = True if self.known is None else self.known[here]
         affine = self.affine.copy()
         affine[:3, 3] = self.affine[:3, :3] @ first + self.affine[:3, 3]
-        return Volume(data, affine, self.fill)
+        return Volume(data, affine, self.fill, None if bool(known.all()) else known)
 
     def shrunk(self, factor: int) -> Volume:
-        """Means over bins of factor^3 voxels, the last ones filled up."""
+        """Means over bins of factor^3 voxels, the last ones filled up; a bin is known where most of it is."""
+        if factor == 1:
+            return self
         pad = [(-size) % factor for size in self.data.shape]
         padded = F.pad(self.data[None, None], (0, pad[2], 0, pad[1], 0, pad[0]), value=self.fill)
         affine = self.affine.copy()
         affine[:3, 3] = self.affine[:3, :3] @ np.full(3, (factor - 1) / 2) + self.affine[:3, 3]
         affine[:3, :3] *= factor
-        return Volume(F.avg_pool3d(padded, factor)[0, 0], affine, self.fill)
-
-    def padded(self, margin: int) -> Volume:
-        """With `margin` more voxels of `fill` on every side."""
-        affine = self.affine.copy()
-        affine[:3, 3] = self.affine[:3, :3] @ np.full(3, -float(margin)) + self.affine[:3, 3]
-        return Volume(F.pad(self.data[None], (margin,) * 6, value=self.fill)[0], affine, self.fill)
+        known = None
+        if self.known is not None:
+            known = F.pad(self.known[None, None].float(), (0, pad[2], 0, pad[1], 0, pad[0]))
+            known = F.avg_pool3d(known, factor)[0, 0] > 0.5
+        return Volume(F.avg_pool3d(padded, factor)[0, 0], affine, self.fill, known)
 
     def centre_of_intensity(self) -> Vector:
         """(3,) RAS mm: barycentre of the intensity above the darkest."""

@@ -3,13 +3,14 @@
 A registration maps RAS mm of a fixed volume to RAS mm of a moving one, so that points of the fixed volume are carried
 over directly and the moving volume is resampled onto the fixed one's grid through the same map. Every pyramid is made
 here, by means over bins of voxels: SimpleITK's own shrinks the fixed volume only and smooths the whole moving one at
-every level.
+every level. What is not known of a volume (`Volume.known`) has no say in where it comes to lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,7 +24,7 @@ from medgen.patches import Volume
 Positions = NDArray[np.float64]
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm <-> LPS mm, SimpleITK's frame
-_SAMPLES = 60_000  # voxels of the fixed volume that a rigid step looks at
+_SAMPLES = 20_000  # voxels of the fixed volume that a rigid step looks at
 _LEAST_SIDE = 12  # voxels: a coarser level has nothing to register
 
 
@@ -32,14 +33,21 @@ _LEAST_SIDE = 12  # voxels: a coarser level has nothing to register
 
 def to_sitk(volume: Volume) -> sitk.Image:
     """A SimpleITK image (float32) that lies at the same place."""
-    lps = _LPS @ volume.affine
+    return _placed(volume.data.numpy().astype(np.float32, copy=False), volume.affine)
+
+
+def _placed(array: NDArray[Any], affine: Affine) -> sitk.Image:
+    lps = _LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    direction = lps[:3, :3] / spacing
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.numpy().transpose(2, 1, 0)))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection(direction.ravel().tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     return image
+
+
+def _known(volume: Volume) -> sitk.Image | None:
+    return None if volume.known is None else _placed(volume.known.numpy().astype(np.uint8), volume.affine)
 
 
 def from_sitk(image: sitk.Image) -> Tensor:
@@ -48,14 +56,9 @@ def from_sitk(image: sitk.Image) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _level(image: sitk.Image, factor: int) -> sitk.Image:
-    """Means over bins of factor^3 voxels."""
-    return image if factor == 1 else sitk.BinShrink(image, [factor] * 3)
-
-
-def _usable(image: sitk.Image, levels: Sequence[int]) -> list[int]:
-    """The factors that leave the image enough voxels; 1 if none does."""
-    return [factor for factor in levels if min(image.GetSize()) // factor >= _LEAST_SIDE] or [1]
+def _usable(size: Sequence[int], levels: Sequence[int]) -> list[int]:
+    """The factors that leave enough voxels; 1 if none does."""
+    return [factor for factor in levels if min(size) // factor >= _LEAST_SIDE] or [1]
 
 
 # --- rigid
@@ -92,17 +95,21 @@ def _matrix(transform: sitk.Euler3DTransform) -> Affine:
     return _LPS @ about(rotation, centre, centre + np.array(transform.GetTranslation())) @ _LPS
 
 
-def similarity(fixed: sitk.Image, moving: sitk.Image, matrix: Affine) -> float:
-    """Normalised correlation in -1..1 over the fixed volume's voxels whose place lies inside the moving one; 0 when
-    fewer than a tenth do."""
-    inside = sitk.Image(moving.GetSize(), sitk.sitkUInt8) + 1
-    inside.CopyInformation(moving)
-    transform = _transform(matrix)
-    there = sitk.GetArrayViewFromImage(sitk.Resample(inside, fixed, transform, sitk.sitkNearestNeighbor)) > 0
-    if there.mean() < 0.1:
+def seen(fixed: Volume, moving: Volume, matrix: Affine) -> NDArray[np.bool_]:
+    """(i, j, k) of the fixed volume: what is known there and, through a rigid map, in the moving volume."""
+    image = _known(moving) or _placed(np.ones(tuple(moving.data.shape), np.uint8), moving.affine)
+    there = sitk.Resample(image, to_sitk(fixed), _transform(matrix), sitk.sitkNearestNeighbor)
+    result = sitk.GetArrayFromImage(there).transpose(2, 1, 0) > 0
+    return result if fixed.known is None else result & fixed.known.numpy()
+
+
+def similarity(fixed: Volume, moving: Volume, matrix: Affine) -> float:
+    """Normalised correlation in -1..1 over what is known of both; 0 when that is less than a quarter of the fixed."""
+    both = seen(fixed, moving, matrix)
+    if both.mean() < 0.25 * (1.0 if fixed.known is None else float(fixed.known.float().mean())):
         return 0.0
-    moved = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear))
-    return correlation(sitk.GetArrayViewFromImage(fixed)[there], moved[there])
+    moved = resampled(moving, fixed, matrix)
+    return correlation(fixed.data.numpy()[both], moved.numpy()[both])
 
 
 def correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
@@ -113,8 +120,8 @@ def correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float
 
 
 def register_rigid(
-    fixed: sitk.Image,
-    moving: sitk.Image,
+    fixed: Volume,
+    moving: Volume,
     start: Affine,
     levels: Sequence[int] = (4, 2, 1),
     iterations: int = 60,
@@ -123,11 +130,12 @@ def register_rigid(
     """Multi-resolution rigid registration by gradient descent on normalised correlation, from a start matrix.
 
     levels: shrink factors, coarse to fine; those that leave fewer than 12 voxels along an axis are skipped. iterations:
-    most steps a level. Where the two do not overlap, the start comes back with a similarity of 0.
+    most steps a level. What is unknown of either does not count. Where the two do not overlap, the start comes back
+    with a similarity of 0.
     """
     matrix = np.array(start, dtype=np.float64)
-    for factor in _usable(fixed, levels):
-        one, other = _level(fixed, factor), _level(moving, factor)
+    for factor in _usable(fixed.data.shape, levels):
+        one, other = fixed.shrunk(factor), moving.shrunk(factor)
         try:
             matrix = _descend(one, other, matrix, iterations, seed)
         except RuntimeError:  # all samples fell outside the moving volume
@@ -135,27 +143,33 @@ def register_rigid(
     return Rigid(matrix, similarity(one, other, matrix))
 
 
-def _descend(fixed: sitk.Image, moving: sitk.Image, start: Affine, iterations: int, seed: int) -> Affine:
+def _descend(fixed: Volume, moving: Volume, start: Affine, iterations: int, seed: int) -> Affine:
     """One level. The start stays fixed and a small turn and shift before it is sought: no angle is ever near a pole."""
-    voxel = float(min(fixed.GetSpacing()))
-    size = fixed.GetSize()
-    middle = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in size])
+    still = to_sitk(fixed)
+    size, voxel = still.GetSize(), fixed.voxel
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsCorrelation()
     voxels = int(np.prod(size))
     if voxels > _SAMPLES:
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentage(_SAMPLES / voxels, seed + 1)  # 0 would mean the clock
+    for known, use in ((_known(fixed), method.SetMetricFixedMask), (_known(moving), method.SetMetricMovingMask)):
+        if known is not None:
+            use(known)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2 * voxel, minStep=0.02 * voxel, numberOfIterations=iterations, relaxationFactor=0.6
+        learningRate=2 * voxel,
+        minStep=0.02 * voxel,
+        numberOfIterations=iterations,
+        relaxationFactor=0.8,  # half, the default, stops short of the optimum
+        gradientMagnitudeTolerance=1e-9,  # a correlation changes little per mm: the default takes that for an optimum
     )
     method.SetOptimizerScalesFromPhysicalShift()
     small = sitk.Euler3DTransform()
-    small.SetCenter(middle)
+    small.SetCenter(still.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in size]))
     method.SetInitialTransform(small, inPlace=True)
     method.SetMovingInitialTransform(_transform(start))
-    method.Execute(fixed, moving)
+    method.Execute(still, to_sitk(moving))
     return start @ _matrix(small)
 
 
@@ -177,14 +191,23 @@ class Warp:
         return moved @ self.rigid[:3, :3].T + self.rigid[:3, 3]
 
 
-def resampled(moving: sitk.Image, fixed: sitk.Image, matrix: Affine, fill: float) -> sitk.Image:
-    """The moving volume on the fixed one's grid, through a rigid map; `fill` beyond it."""
-    return sitk.Resample(moving, fixed, _transform(matrix), sitk.sitkLinear, fill)
+def resampled(moving: Volume, fixed: Volume, matrix: Affine) -> Tensor:
+    """(i, j, k): the moving volume on the fixed one's grid, through a rigid map; its `fill` beyond it."""
+    image = sitk.Resample(to_sitk(moving), to_sitk(fixed), _transform(matrix), sitk.sitkLinear, moving.fill)
+    return from_sitk(image)
+
+
+def no_displacement(fixed: Volume) -> sitk.Image:
+    """Zero everywhere on the volume's grid."""
+    field = np.zeros((*(int(n) for n in reversed(fixed.data.shape)), 3))
+    image = sitk.GetImageFromArray(field, isVector=True)
+    image.CopyInformation(to_sitk(fixed))
+    return image
 
 
 def register_demons(
-    fixed: sitk.Image,
-    moving: sitk.Image,
+    fixed: Volume,
+    moving: Volume,
     levels: Sequence[int] = (4, 2, 1),
     iterations: int = 10,
     smoothing: float = 1.5,
@@ -195,18 +218,16 @@ def register_demons(
     Gaussian that regularises the displacement, in voxels of each level. Intensities must already match.
     """
     displacement: sitk.Image | None = None
-    for factor in _usable(fixed, levels):
-        one, other = _level(fixed, factor), _level(moving, factor)
+    for factor in _usable(fixed.data.shape, levels):
+        one, other = to_sitk(fixed.shrunk(factor)), to_sitk(moving.shrunk(factor))
         demons = sitk.DiffeomorphicDemonsRegistrationFilter()
         demons.SetNumberOfIterations(iterations * factor)
         demons.SetSmoothDisplacementField(True)
         demons.SetStandardDeviations(smoothing)
-        if displacement is None:
-            displacement = demons.Execute(one, other)
-        else:
-            displacement = demons.Execute(one, other, _onto(displacement, one))
+        start = no_displacement(fixed.shrunk(factor)) if displacement is None else _onto(displacement, one)
+        displacement = demons.Execute(one, other, start)
     assert displacement is not None
-    return _onto(displacement, fixed)
+    return _onto(displacement, to_sitk(fixed))
 
 
 def _onto(displacement: sitk.Image, grid: sitk.Image) -> sitk.Image:
@@ -217,12 +238,13 @@ def _onto(displacement: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return sitk.Resample(padded, grid, sitk.Transform(), sitk.sitkLinear, 0.0, displacement.GetPixelID())
 
 
-def match_histogram(moving: sitk.Image, fixed: sitk.Image, bins: int = 128, points: int = 12) -> sitk.Image:
-    """The moving volume with its histogram above the mean matched to the fixed one's."""
-    return sitk.HistogramMatching(moving, fixed, bins, points, True)
+def match_histogram(moving: Volume, fixed: Volume, bins: int = 128, points: int = 12) -> Tensor:
+    """(i, j, k): the moving volume with its histogram above the mean matched to the fixed one's."""
+    return from_sitk(sitk.HistogramMatching(to_sitk(moving), to_sitk(fixed), bins, points, True))
 
 
-def apply_displacement(moving: sitk.Image, displacement: sitk.Image, fill: float) -> sitk.Image:
-    """The moving volume seen through a displacement on its own grid."""
+def apply_displacement(moving: Volume, displacement: sitk.Image) -> Tensor:
+    """(i, j, k): the moving volume seen through a displacement on its own grid; its `fill` beyond it."""
     field = sitk.DisplacementFieldTransform(sitk.Image(displacement))
-    return sitk.Resample(moving, moving, field, sitk.sitkLinear, fill)
+    image = to_sitk(moving)
+    return from_sitk(sitk.Resample(image, image, field, sitk.sitkLinear, moving.fill))

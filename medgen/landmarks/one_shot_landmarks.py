@@ -26,14 +26,16 @@ Where the paper is silent or wrong:
   crop). Where its barycentre, pulled by false positives, has no more than half of the joint probability around it, the
   crop starts at the window that holds most of it;
 - how many convolutions the half-size level has (we take four, as the level above has), how the network upsamples
-  (nearest), Delta T, Delta R, K, the batch and the decrease of the step size are ours, as is the scaling of
-  intensities: median and spread of what is brighter than Otsu's threshold. Histograms are matched before the demons,
-  whose sum of squared differences takes them to be equal. Slices that reach beyond the volume see its darkest value.
+  (nearest), how its weights start (He et al., 2015; the last bias at the log-odds of a pixel to lie in the structure,
+  without which small structures are learnt late), Delta T, Delta R, K, the batch and the decrease of the step size are
+  ours, as is the scaling of intensities (`patches.Intensity`). Histograms are matched before the demons, whose sum of
+  squared differences takes them to be equal. Slices that reach beyond the volume see its darkest value;
 - a step size of 0.1 without normalisation layers ends in dead units (see the settings' help): smoke and demo use less.
 
-A structure whose joint probability sums to too little, or whose patch does not resemble the reference after
-registration, is not found: its points have no position. A point's confidence is the normalised correlation, not below
-0, of reference and registered target in the ball around it.
+A structure whose joint probability sums to much less than in the reference, or whose surroundings do not resemble the
+reference's after registration, is not found: its points have no position, as those that come to lie outside the target.
+A point's confidence is the normalised correlation, not below 0, of reference and registered target in the ball of 6
+voxels around it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
@@ -165,10 +166,10 @@ class ApplyConfig(Config):
         json_schema_extra=_unit("voxel"),
     )
     least_mass: float = Field(
-        0.1, ge=0, le=1, description="Share of the structure's volume that the joint probability must reach"
+        0.2, ge=0, le=1, description="Share of the reference's joint probability that the structure must reach"
     )
     least_similarity: float = Field(
-        0.3, ge=-1, le=1, description="Correlation with the reference that the registered patch must reach"
+        0.3, ge=-1, le=1, description="Correlation with the reference that the structure's surroundings must reach"
     )
 
 
@@ -177,18 +178,24 @@ class ApplyConfig(Config):
 
 class ShallowUNet(nn.Module):
     """The 2D U-Net of section 3.2: 4 convolutions, half size with twice the channels, upsampling, concatenation, 5
-    convolutions. (N, 1, rows, columns), both even -> logits of the same shape. 850 049 parameters at width 64."""
+    convolutions. (N, 1, rows, columns), both even -> logits of the same shape. 850 049 parameters at width 64.
 
-    def __init__(self, width: int) -> None:
+    share: of pixels that lie in the structure, where the last bias starts.
+    """
+
+    def __init__(self, width: int, share: float = 0.5) -> None:
         super().__init__()
         self.full_size = _convolutions(1, width, 4)
         self.half_size = _convolutions(width, 2 * width, 4)
-        self.merged = nn.Sequential(_convolutions(3 * width, width, 4), nn.Conv2d(width, 1, 3, padding=1))
+        last = nn.Conv2d(width, 1, 3, padding=1)
+        assert last.bias is not None
+        self.merged = nn.Sequential(_convolutions(3 * width, width, 4), last)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        nn.init.constant_(last.bias, math.log(share / (1 - share)))
 
     def forward(self, slices: Tensor) -> Tensor:
         """Logits."""
@@ -227,6 +234,7 @@ class Reference:
         return {
             "image": self.patch.data,
             "mask": self.mask,
+            "known": torch.ones_like(self.mask, dtype=torch.bool) if self.patch.known is None else self.patch.known,
             "overview": self.overview.data,
             "landmarks": torch.from_numpy(self.landmarks.positions),
         }
@@ -246,7 +254,8 @@ class Reference:
     def of(cls, model: Model) -> Reference:
         """The reference in a bundle."""
         tensors, plain = model.networks["reference"], model.settings["reference"]
-        patch = Volume(tensors["image"].float(), np.array(plain["affine"]), plain["fill"])
+        known = None if bool(tensors["known"].all()) else tensors["known"]
+        patch = Volume(tensors["image"].float(), np.array(plain["affine"]), plain["fill"], known)
         overview = Volume(tensors["overview"].float(), np.array(plain["overview_affine"]), plain["fill"])
         landmarks = Points(tensors["landmarks"].double().numpy(), plain["names"])
         centre, intensity_centre = np.array(plain["centre"]), np.array(plain["intensity_centre"])
@@ -430,7 +439,7 @@ class Fit:
         self.reference, self.config, self.run = reference, config, run
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
-            network = ShallowUNet(config.width)
+            network = ShallowUNet(config.width, float(reference.mask.sum()) / config.patch**3)
         self.network = network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random, self.best, self.patience = Randomness(run.seed), Best(), Patience(config.patience)
@@ -607,8 +616,7 @@ def align_to_structure(reference: Reference, found: Found, target: Volume, confi
     ours = second_moments(reference.mask, reference.patch.affine)
     theirs = second_moments(found.joint.where(found.joint >= _JOINT / 10, 0.0), found.crop.affine)
     factor = max(1, reference.patch.data.shape[0] // 24)
-    fixed = registration.to_sitk(reference.patch.shrunk(factor))
-    moving = registration.to_sitk(_around(target, found.centre, reference).shrunk(factor))
+    fixed, moving = reference.patch.shrunk(factor), _around(target, found.centre, reference).shrunk(factor)
     best = registration.Rigid(np.eye(4), -2.0)
     for rotation in orientations(ours, theirs):
         start = registration.about(rotation, reference.centre, found.centre)
@@ -625,10 +633,9 @@ def align_whole(reference: Reference, target: Volume, config: ApplyConfig) -> re
     if config.start == "centre-of-mass":
         start[:3, 3] = target.centre_of_intensity() - reference.intensity_centre
     factor = max(1, round(reference.overview.voxel / target.voxel))
-    coarse = target.shrunk(factor)
-    moving = registration.to_sitk(coarse.padded(max(coarse.data.shape) // 2))
-    fixed = registration.to_sitk(reference.overview)
-    return registration.register_rigid(fixed, moving, start, iterations=config.rigid_iterations)
+    return registration.register_rigid(
+        reference.overview, target.shrunk(factor), start, iterations=config.rigid_iterations
+    )
 
 
 def _around(target: Volume, centre: Vector, reference: Reference) -> Volume:
@@ -638,7 +645,8 @@ def _around(target: Volume, centre: Vector, reference: Reference) -> Volume:
 
 @dataclass
 class Registered:
-    """The reference's patch laid on the target: the map, and how alike the two are overall and around each landmark."""
+    """The reference's patch laid on the target: the map, and how alike the two are in the structure and the 6 voxels
+    around it, and around each landmark."""
 
     warp: registration.Warp
     similarity: float
@@ -647,24 +655,23 @@ class Registered:
 
 def register(reference: Reference, target: Volume, start: Affine, config: ApplyConfig) -> Registered:
     """Multi-resolution rigid registration of the patches, then diffeomorphic demons on matched histograms."""
-    fixed = registration.to_sitk(reference.patch)
-    centre = start[:3, :3] @ reference.centre + start[:3, 3]
-    moving = registration.to_sitk(_around(target, centre, reference))
+    fixed = reference.patch
+    moving = _around(target, start[:3, :3] @ reference.centre + start[:3, 3], reference)
     rigid = registration.register_rigid(fixed, moving, start, iterations=config.rigid_iterations)
-    aligned = registration.resampled(moving, fixed, rigid.matrix, target.fill)
+    aligned = replace(fixed, data=registration.resampled(moving, fixed, rigid.matrix), fill=target.fill)
+    displacement = registration.no_displacement(fixed)
+    both = registration.seen(fixed, moving, rigid.matrix)
     if config.demons_iterations and rigid.similarity > 0:
         matched = registration.match_histogram(aligned, fixed)
+        matched = matched.where(torch.from_numpy(both), fixed.data)  # nothing pulls where either is unknown
         displacement = registration.register_demons(
-            fixed, matched, iterations=config.demons_iterations, smoothing=config.smoothing
+            fixed, replace(aligned, data=matched), iterations=config.demons_iterations, smoothing=config.smoothing
         )
-    else:
-        displacement = sitk.Image(fixed.GetSize(), sitk.sitkVectorFloat64)
-        displacement.CopyInformation(fixed)
-    warped = registration.from_sitk(registration.apply_displacement(aligned, displacement, target.fill)).numpy()
-    still = reference.patch.data.numpy()
+    still, warped = fixed.data.numpy(), registration.apply_displacement(aligned, displacement).numpy()
+    near = both & (ndimage.distance_transform_edt(reference.mask.numpy() < 0.5) <= _BALL)
+    likeness = registration.correlation(still[near], warped[near]) if near.any() else 0.0
     confidence = [max(0.0, _likeness_at(place, reference, still, warped)) for place in reference.landmarks.positions]
-    warp = registration.Warp(rigid.matrix, displacement)
-    return Registered(warp, registration.correlation(still, warped), np.array(confidence))
+    return Registered(registration.Warp(rigid.matrix, displacement), likeness, np.array(confidence))
 
 
 def _likeness_at(place: Vector, reference: Reference, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -688,9 +695,9 @@ _TARGET = Role("image", Kind.IMAGE, "The volume to find the landmarks in", refer
 _FOUND = Role("landmarks", Kind.POINTS, "The landmarks; those that were not found are not placed")
 _STRUCTURE = Role("structure", Kind.MASK, "Where the network saw the structure", optional=True, may_be_empty=True)
 
-_QUICK: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 24, "slices": 24, "patience": 8, "intensity": "volume"}
-_SMOKE = {"patch": 48, "width": 8, "transforms": 60, "validate_every": 10, "validation_stride": 4, "halved_after": 60}
-_DEMO = {"width": 16, "transforms": 400, "validate_every": 10, "validation_stride": 5, "halved_after": 100}
+_QUICK: dict[str, Any] = {"learning_rate": 2e-3, "slices": 24, "batch_size": 8, "validate_every": 10, "patience": 3}
+_SMOKE = {"patch": 48, "width": 8, "transforms": 60, "validation_stride": 4}
+_DEMO = {"width": 16, "transforms": 200, "validation_stride": 5}
 
 
 class OneShotLandmarks(Method):
@@ -758,7 +765,12 @@ class OneShotLandmarks(Method):
         kept = _make_reference(reference, example, config)
         fit = Fit(example, _example(validation, voxel, shared), config, run)
         fit.fit()
-        settings = {"reference": kept.settings(), "voxel": voxel, "intensity": [intensity.median, intensity.spread]}
+        settings = {
+            "reference": kept.settings(),
+            "voxel": voxel,
+            "intensity": [intensity.median, intensity.spread],
+            "mass": _mass_in(kept, fit),
+        }
         facts = {
             "landmarks": ", ".join(kept.landmarks.names),
             "voxel (mm)": round(voxel, 4),
@@ -785,8 +797,8 @@ class OneShotLandmarks(Method):
             network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             found = localise(network, target, trained.patch, config, run)
             result.values["structure"] = _structure(found, image)
-            share = found.mass / (float(reference.mask.sum()) * reference.patch.voxel**3)
-            run.log(f"Centre found in {len(found.path) - 1} crops; the structure has {share:.0%} of its volume.")
+            share = found.mass / model.settings["mass"]
+            run.log(f"Crops looked at: {len(found.path) - 1}; the structure shows as {share:.0%} of the reference's.")
             if share < config.least_mass:
                 run.log(f"The structure was not found in “{image.name or 'the image'}”.")
                 return result
@@ -854,6 +866,19 @@ class OneShotLandmarks(Method):
         looked = sum(3 * voxels / config.search_stride + 4 * 3 * trained.patch**3 for voxels in grids)
         seconds = 4 + looked * pixel * (config.start == "structure") + len(cases) * 1.2e-5 * trained.patch**3
         return Estimate(seconds, 2**29 + 40 * max(grids, default=1), 2**20)
+
+
+def _mass_in(reference: Reference, fit: Fit) -> float:
+    """mm^3: the joint probability in the reference's own patch; UserError where the network learnt to see nothing."""
+    fit.network.load_state_dict(fit.best.weights)
+    mass = float(joint_probability(fit.network, reference.patch.data, fit.run).sum()) * reference.patch.voxel**3
+    drawn = float(reference.mask.sum()) * reference.patch.voxel**3
+    if mass < 0.02 * drawn:
+        raise UserError(
+            "The network did not learn to see the structure, not even in the reference; lower “learning_rate” (0.001), "
+            "or raise “patience” or “transforms”."
+        )
+    return mass
 
 
 def _nowhere(landmarks: Points) -> Points:
