@@ -94,7 +94,7 @@ class Volume:
         return Volume(data, affine, self.fill, None if bool(known.all()) else known)
 
     def shrunk(self, factor: int) -> Volume:
-        """Means over bins of factor^3 voxels, the last ones filled up; a bin is known where most of it is."""
+        """Means over what is known in bins of factor^3 voxels; a bin is known where most of it is."""
         if factor == 1:
             return self
         pad = [(-size) % factor for size in self.data.shape]
@@ -102,11 +102,14 @@ class Volume:
         affine = self.affine.copy()
         affine[:3, 3] = self.affine[:3, :3] @ np.full(3, (factor - 1) / 2) + self.affine[:3, 3]
         affine[:3, :3] *= factor
-        known = None
-        if self.known is not None:
-            known = F.pad(self.known[None, None].float(), (0, pad[2], 0, pad[1], 0, pad[0]))
-            known = F.avg_pool3d(known, factor)[0, 0] > 0.5
-        return Volume(F.avg_pool3d(padded, factor)[0, 0], affine, self.fill, known)
+        means = F.avg_pool3d(padded, factor)[0, 0]
+        if self.known is None:
+            return Volume(means, affine, self.fill)
+        share = F.pad(self.known[None, None].float(), (0, pad[2], 0, pad[1], 0, pad[0]))
+        share = F.avg_pool3d(share, factor)[0, 0]
+        known = (self.data - self.fill).where(self.known, 0.0)[None, None]
+        known = F.avg_pool3d(F.pad(known, (0, pad[2], 0, pad[1], 0, pad[0])), factor)[0, 0]
+        return Volume(self.fill + known / share.clamp(min=1e-6), affine, self.fill, share > 0.5)
 
     def centre_of_intensity(self) -> Vector:
         """(3,) RAS mm: barycentre of the intensity above the darkest."""

@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from medgen.case import Affine
@@ -47,7 +48,11 @@ def _placed(array: NDArray[Any], affine: Affine) -> sitk.Image:
 
 
 def _known(volume: Volume) -> sitk.Image | None:
-    return None if volume.known is None else _placed(volume.known.numpy().astype(np.uint8), volume.affine)
+    """What is known and has known neighbours: interpolation and gradients reach a voxel farther."""
+    if volume.known is None:
+        return None
+    inner = ndimage.binary_erosion(volume.known.numpy(), np.ones((3, 3, 3)), border_value=1)
+    return _placed(inner.astype(np.uint8), volume.affine)
 
 
 def from_sitk(image: sitk.Image) -> Tensor:
@@ -157,6 +162,8 @@ def _descend(fixed: Volume, moving: Volume, start: Affine, iterations: int, seed
         if known is not None:
             use(known)
     method.SetInterpolator(sitk.sitkLinear)
+    if moving.known is not None:  # the filter that smooths gradients reaches far beyond an edge
+        method.SetMetricUseMovingImageGradientFilter(False)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2 * voxel,
         minStep=0.02 * voxel,
