@@ -21,7 +21,8 @@ inputs joined along a spatial axis, its nine outputs a crop, its optimiser movin
 
 Where both are silent: sigma is in millimetres on the isotropic grid that is worked on, 15 at the default 1 mm;
 convolutions before a normalisation have no bias, the heads (3^3 in all arms) do; the discriminator ends in a global
-mean and one linear unit; beyond its ends a CT's low-pass continues with its border values.
+mean and one linear unit; beyond its ends a CT's low-pass continues with its border values. Ours is that the heads, of
+all arms alike, start at a tenth of He's weights (`_head`).
 """
 
 from __future__ import annotations
@@ -177,6 +178,16 @@ def build_base(base: Base, width: int) -> FCNet | HighResNet | InstanceUNet:
     return network
 
 
+def _head(width: int) -> nn.Conv3d:
+    """A 3^3 convolution to one image. It starts at a tenth of He's weights: nothing normalises after it, and with whole
+    ones it would start with images of unit variance where targets lie in [0, 1], and take long to unlearn that."""
+    head = nn.Conv3d(width, 1, 3, padding=1)
+    he_initialise(head)
+    with torch.no_grad():
+        head.weight.mul_(0.1)
+    return head
+
+
 class RefinementModule(nn.Module):
     """Symmetric factorised k^3 convolution, (N, width, i, j, k) -> the same size: the sum of three branches of three
     1D convolutions along (i, j, k), (j, k, i) and (k, i, j). 9 k width^2 weights."""
@@ -221,8 +232,9 @@ class FrequencySynthesis(nn.Module):
     def __init__(self, base: Base = "u-net", width: int = 32, kernel: int = 13) -> None:
         super().__init__()
         self.decomposition, self.refinement = DecompositionLayer(width), RefinementModule(width, kernel)
-        self.low_head, self.high_head = (nn.Conv3d(width, 1, 3, padding=1) for _ in range(2))
-        he_initialise(self)
+        self.low_head, self.high_head = _head(width), _head(width)
+        he_initialise(self.decomposition)
+        he_initialise(self.refinement)
         self.base = build_base(base, width)
 
     def frequencies(self, mr: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,8 +252,7 @@ class PlainSynthesis(nn.Module):
 
     def __init__(self, base: Base = "u-net", width: int = 32) -> None:
         super().__init__()
-        self.head = nn.Conv3d(width, 1, 3, padding=1)
-        he_initialise(self)
+        self.head = _head(width)
         self.base = build_base(base, width)
 
     def forward(self, mr: Tensor) -> Tensor:
@@ -340,11 +351,16 @@ class Pair:
         return cls(stack, outside, float((dark if dark.numel() else ct).median()))
 
     def crop(self, side: int, config: TrainConfig, generator: np.random.Generator) -> Tensor:
-        """A random (3, side, side, side) piece, turned about the z axis by chance."""
+        """A random (3, side, side, side) piece, turned about the z axis by chance.
+
+        Its centre is a random voxel, moved as far as the piece must be to lie inside: so a volume's ends are learnt as
+        often as they are met by the windows of a synthesis, half of which, or more, end there.
+        """
         shape = self.stack.shape[1:]
-        first = [
-            int(generator.integers(0, size - side + 1)) if size > side else -((side - size) // 2) for size in shape
-        ]
+        first = []
+        for size in shape:
+            start = int(generator.integers(0, size)) - side // 2
+            first.append(min(max(start, 0), size - side) if size > side else -((side - size) // 2))
         angle = np.deg2rad(generator.uniform(-config.rotation, config.rotation))
         if generator.random() >= config.rotation_share or angle == 0:
             return self._piece(first, side)
