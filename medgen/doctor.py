@@ -18,13 +18,14 @@ NEEDED = {
     "numpy": "1.26",
     "SimpleITK": "2.3",
     "scipy": "1.11",
+    "scikit-image": "0.24",
     "pydantic": "2.5",
     "safetensors": "0.4",
     "lightning-fabric": "2.2",
     "matplotlib": "3.8",
     "rich": "13",
 }
-USEFUL = ("monai", "scikit-image", "scikit-learn", "torchvision")
+USEFUL = ("monai", "scikit-learn", "torchvision")
 
 
 def examine() -> dict[str, Any]:

@@ -457,6 +457,11 @@ def test_the_modules_own_self_test_passes_with_the_real_method(
 ) -> None:
     monkeypatch.delenv("MEDGEN_CATALOG", raising=False)
     monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
+    # A run must do with what the panel installs (medgen.doctor.NEEDED).
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nfor name in ('monai', 'sklearn', 'torchvision'):\n    sys.modules[name] = None\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     module = slicer_standin.load_module(ROOT / name / f"{name}.py")
     getattr(sys.modules[name], f"{name}Test")().runTest()
     assert slicer.util.getNode(result).IsA("vtkMRMLDisplayableNode")
