@@ -257,10 +257,9 @@ def picture(case: Case, truth: Points, found: Points, path: Path) -> None:
         near = np.abs(places[0][:, axis] - middle[axis]) * image.spacing[axis] <= 8
         panel.plot(*places[0][near][:, [rows, columns]].T, "+", color="lime", ms=10, label="true")
         panel.plot(*places[1][near & there][:, [rows, columns]].T, "x", color="red", ms=7, label="found")
-        panel.set_title(f"across axis {axis}")
+        panel.set_title(f"{image.name}, across axis {axis}")
         panel.axis("off")
     axes[0].legend(loc="lower left")
-    figure.suptitle(f"{image.name}: true (+) and found (x), points within 8 mm of the slice")
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     pyplot.close(figure)

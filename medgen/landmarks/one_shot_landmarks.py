@@ -320,8 +320,8 @@ def check(reference: Case, validation: Case, config: TrainConfig, log: Callable[
         raise UserError(
             f"Landmark “{names[int(np.argmax(outside))]}” lies outside the reference volume; place it in that volume."
         )
-    away = ndimage.distance_transform_edt(mask.data.numpy() <= 0, sampling=mask.spacing)
-    far = away[tuple(np.clip(np.rint(index).astype(int), 0, np.array(mask.shape) - 1).T)]
+    inside = torch.nonzero(mask.data > 0).double().numpy()
+    far = np.array([np.linalg.norm((inside - place) * mask.spacing, axis=1).min() for place in index])
     if (far > config.vicinity).any():
         worst = int(np.argmax(far))
         raise UserError(
@@ -740,7 +740,11 @@ class OneShotLandmarks(Method):
             inputs=(_TARGET,),
             outputs=(_FOUND, _STRUCTURE),
             needs_model=True,
-            tiers={"smoke": {"search_stride": 2, "demons_iterations": 5}, "demo": {"search_stride": 2}, "paper": {}},
+            tiers={
+                "smoke": {"search_stride": 2, "rigid_iterations": 30, "demons_iterations": 5},
+                "demo": {"search_stride": 2},
+                "paper": {},
+            },
         ),
     )
 
