@@ -610,7 +610,16 @@ _MR = Role("mr", Kind.IMAGE, "The MR volume", modality="MR", reference=True)
 _CT = Role("ct", Kind.IMAGE, "The CT of the same patient, aligned with the MR", modality="CT", units="HU")
 _SYNTHETIC = Role("ct", Kind.IMAGE, "The synthetic CT", modality="CT", units="HU")
 _SMOKE = {"width": 4, "kernel": 5, "voxel": 4.0, "crop": 24, "updates": 24, "pretraining": 0.8, "learning_rate": 0.01}
-_DEMO = {"width": 8, "voxel": 2.0, "crop": 32, "updates": 1200, "pretraining": 0.8, "schedule": "cosine"}
+_DEMO = {
+    "width": 8,
+    "voxel": 2.0,
+    "crop": 48,
+    "updates": 600,
+    "pretraining": 0.8,
+    "learning_rate": 0.005,
+    "schedule": "cosine",
+    "validate_every": 100,
+}
 
 
 class FrequencyMRToCT(Method):
