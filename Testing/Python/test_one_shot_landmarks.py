@@ -310,22 +310,30 @@ def test_training_stops_where_the_validation_loss_rises_and_keeps_the_best(tmp_p
     assert fit.best.step == 2 * (best + 1)
 
 
-def test_a_stopped_training_resumes_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_shot, "_mass_in", lambda reference, fit: 1.0)  # so few transforms teach it nothing
+def test_a_stopped_training_resumes_to_the_same_model(tmp_path: Path) -> None:
     config = train_config(transforms=12, validate_every=3)
-    whole = METHOD.fit(scene(), scene(seed=1), config, a_run(tmp_path / "whole"))
+    examples = [one_shot._example(case, 1.0, None) for case in (scene(), scene(seed=1))]
+
+    def fit(run: Run) -> one_shot.Fit:
+        result = one_shot.Fit(*examples, config, run)
+        result.fit()
+        return result
 
     def stop(event: Event) -> None:
         if event.get("name") == "loss" and event["step"] == 6:
             run.cancel()
 
+    whole = fit(a_run(tmp_path / "whole"))
     run = Run(tmp_path / "cut", device="cpu", precision="32", emit=stop)
     with pytest.raises(Cancelled):
-        METHOD.fit(scene(), scene(seed=1), config, run)
-    resumed = METHOD.fit(scene(), scene(seed=1), config, a_run(tmp_path / "cut", resume=True))
-    for key, tensor in whole.networks["unet"].items():
-        torch.testing.assert_close(resumed.networks["unet"][key], tensor, rtol=0, atol=0)
-    assert resumed.facts["validation loss"] == whole.facts["validation loss"]
+        fit(run)
+    events: list[Event] = []
+    resumed = fit(a_run(tmp_path / "cut", events, resume=True))
+    assert "Resumed: train at step 7" in said(events)
+    for key, tensor in whole.network.state_dict().items():
+        torch.testing.assert_close(resumed.network.state_dict()[key], tensor, rtol=0, atol=0)
+    assert (resumed.best.value, resumed.best.step) == (whole.best.value, whole.best.step)
+    assert resumed.patience.state_dict() == whole.patience.state_dict()
 
 
 def test_a_network_that_sees_nothing_is_refused(tmp_path: Path) -> None:
