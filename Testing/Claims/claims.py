@@ -146,7 +146,8 @@ def arms_of(registration: Registration) -> ModuleType:
 
 
 def committed(registration: Registration) -> str:
-    """The commit a run starts from; ClaimError unless registration and arms stand in it as they are."""
+    """The commit a run starts from, with a + where medgen itself has changed since; ClaimError unless registration and
+    arms stand in it as they are."""
     root = registration.path.parents[1]
     files = [registration.path, root / "arms" / f"{registration.slug.replace('-', '_')}.py"]
 
@@ -159,7 +160,8 @@ def committed(registration: Registration) -> str:
     for file in files:
         if not git("ls-files", str(file)) or git("status", "--porcelain", "--", str(file)):
             raise ClaimError(f"{file.name} is not committed as it is; commit it before a reporting seed is run.")
-    return git("rev-parse", "--short", "HEAD")
+    changed = git("status", "--porcelain", "--", str(root.parents[1] / "medgen")) if root == HERE else ""
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def run(registration: Registration, seeds: list[int], folder: Path, say: Any = print) -> None:
