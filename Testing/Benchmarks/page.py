@@ -148,15 +148,18 @@ def _tiled_memory(found: dict[str, Any]) -> list[str]:
         peaks = {side: [one["peak"] / MEBIBYTE for one in row[side]] for side in ("ours", "peer")}
         share = _median(peaks["ours"]) / _median(peaks["peer"])
         worst = max(worst, *(abs(row["ours"][0][name] - row["peer"][0][name]) for name in ("mean", "deviation")))
-        shown = {side: " and ".join(f"{value:.0f}" for value in values) for side, values in peaks.items()}
+        shown = {side: ", ".join(f"{value:.0f}" for value in values) for side, values in peaks.items()}
         seconds = ", ".join(f"{_median([one['wall'] for one in row[side]]):.0f}" for side in ("ours", "peer"))
         lines.append(
             f"| BasicUNet {tuple(row['features'])} | {row['window']}³ | {row['outputs']} | {shown['ours']} |"
             f" {shown['peer']} | **{share:.3f}** | {_verdict(share <= 0.7)} | {seconds} |"
         )
-    first = found["rows"][0]
     further = 4 * int(np.prod(found["shape"]))  # bytes of one more output
-    more = (first["ours"][0]["peak"] + further) / (first["peer"][0]["peak"] + further)
+    more = [
+        (_median([one["peak"] for one in row["ours"]]) + further)
+        / (_median([one["peak"] for one in row["peer"]]) + further)
+        for row in found["rows"]
+    ]
     return [
         _paragraph(
             f"""Highest resident memory from just before the volume is loaded to the result, above the loaded model;
@@ -169,8 +172,8 @@ def _tiled_memory(found: dict[str, Any]) -> list[str]:
         _paragraph(
             f"""What ours holds is the volume (2 bytes a voxel), the output (4 bytes a voxel and channel) and what the
             network needs for one window; MONAI's holds 6 bytes a voxel more. What both need draws the ratio to 1:
-            larger windows, wider networks, more outputs (one more in the first row would make it {more:.2f}, by
-            arithmetic). Mean and deviation of the outputs differ by {worst:.1e} at most."""
+            larger windows, wider networks, more outputs (one more would make it
+            {" and ".join(f"{share:.2f}" for share in more)}, by arithmetic). Mean and deviation of the outputs differ by {worst:.1e} at most."""
         ),
     ]
 
