@@ -154,12 +154,11 @@ def _tiled_memory(found: dict[str, Any]) -> list[str]:
             f"| BasicUNet {tuple(row['features'])} | {row['window']}³ | {row['outputs']} | {shown['ours']} |"
             f" {shown['peer']} | **{share:.3f}** | {_verdict(share <= 0.7)} | {seconds} |"
         )
-    further = 4 * int(np.prod(found["shape"]))  # bytes of one more output
-    more = [
-        (_median([one["peak"] for one in row["ours"]]) + further)
-        / (_median([one["peak"] for one in row["peer"]]) + further)
-        for row in found["rows"]
-    ]
+    further = []
+    for row in found["rows"]:  # 4 bytes a voxel of one more output on either side
+        ours, peer = (_median([one["peak"] for one in row[side]]) for side in ("ours", "peer"))
+        output = 4 * int(np.prod(found["shape"]))
+        further.append(f"{(ours + output) / (peer + output):.2f}")
     return [
         _paragraph(
             f"""Highest resident memory from just before the volume is loaded to the result, above the loaded model;
@@ -172,8 +171,8 @@ def _tiled_memory(found: dict[str, Any]) -> list[str]:
         _paragraph(
             f"""What ours holds is the volume (2 bytes a voxel), the output (4 bytes a voxel and channel) and what the
             network needs for one window; MONAI's holds 6 bytes a voxel more. What both need draws the ratio to 1:
-            larger windows, wider networks, more outputs (one more would make it
-            {" and ".join(f"{share:.2f}" for share in more)}, by arithmetic). Mean and deviation of the outputs differ by {worst:.1e} at most."""
+            larger windows, wider networks, more outputs (one more would make it {" and ".join(further)}, by
+            arithmetic). Mean and deviation of the outputs differ by {worst:.1e} at most."""
         ),
     ]
 
