@@ -135,17 +135,20 @@ def register_rigid(
     """Multi-resolution rigid registration by gradient descent on normalised correlation, from a start matrix.
 
     levels: shrink factors, coarse to fine; those that leave fewer than 12 voxels along an axis are skipped. iterations:
-    most steps a level. What is unknown of either does not count. Where the two do not overlap, the start comes back
-    with a similarity of 0.
+    most steps a level; a level that ends less alike than it began (too few steps) is as if it had not been. What is
+    unknown of either does not count. Where the two do not overlap, the start comes back with a similarity of 0.
     """
     matrix = np.array(start, dtype=np.float64)
     for factor in _usable(fixed.data.shape, levels):
         one, other = fixed.shrunk(factor), moving.shrunk(factor)
         try:
-            matrix = _descend(one, other, matrix, iterations, seed)
+            sought = _descend(one, other, matrix, iterations, seed)
         except RuntimeError:  # all samples fell outside the moving volume
             return Rigid(np.array(start, dtype=np.float64), 0.0)
-    return Rigid(matrix, similarity(one, other, matrix))
+        likeness, before = similarity(one, other, sought), similarity(one, other, matrix)
+        if likeness >= before:
+            matrix = sought
+    return Rigid(matrix, max(likeness, before))
 
 
 def _descend(fixed: Volume, moving: Volume, start: Affine, iterations: int, seed: int) -> Affine:

@@ -172,7 +172,8 @@ def train(data: Path, tier: str, settings: dict[str, Any], folder: Path, log: Ca
     reference = read_template(REFERENCE, data)
     reference.values["mask"] = white_matter(reference.get("image", Image))
     validation, _ = posed(reference, VALIDATION_SEED)
-    config = OneShotLandmarks().operation("train").configure(tier, {"vicinity": 15.0, **settings})
+    patch = {} if tier == "smoke" else {"patch": 100}  # holds the brain at 2.1 mm
+    config = OneShotLandmarks().operation("train").configure(tier, {"vicinity": 15.0, **patch, **settings})
     run = Run(folder, device="cpu", emit=lambda event: log(str(event)) if event["event"] != "progress" else None)
     return OneShotLandmarks().fit(reference, validation, config, run)  # type: ignore[arg-type]
 

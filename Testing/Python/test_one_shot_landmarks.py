@@ -193,11 +193,11 @@ def test_training_slices_are_the_reference_seen_through_one_transform(monkeypatc
     steep = np.array([1.0, 2.0, 4.0])
     volume = cube(torch.from_numpy(index @ steep).float(), 0.5)
     example = one_shot.Example(volume, torch.from_numpy((index @ steep > 80).astype(np.float32)), np.array([6.0, 6, 6]))
-    config = train_config(patch=24, slices=6, contrast=0.0)
+    config = train_config(patch=24, slices=6, contrast=0.0, near_share=0.0)
     turn, shift = Rotation.from_rotvec([0.1, 0.2, 0.3]).as_matrix(), np.array([1.0, -2.0, 0.5])
     monkeypatch.setattr(one_shot, "random_pose", lambda config, generator: (turn, shift))
     slices, masks = one_shot.random_slices(example, config, np.random.default_rng(3))
-    places = slice_points(24, 6, np.random.default_rng(3)) @ turn.T + shift + 12.0
+    places = slice_points(24, 6, 0.0, 0.0, np.random.default_rng(3)) @ turn.T + shift + 12.0
     generator = np.random.default_rng(3)
     generator.uniform(0, 1, 2), generator.uniform(0, 1, 2), generator.uniform(0, 1, 2)
     places = places[generator.permutation(6)]
@@ -209,7 +209,7 @@ def test_training_slices_are_the_reference_seen_through_one_transform(monkeypatc
 
 
 def test_a_third_of_the_slices_lies_across_each_axis_in_the_order_of_equation_1() -> None:
-    places = slice_points(10, 9, np.random.default_rng(0))
+    places = slice_points(10, 9, 2.0, 0.34, np.random.default_rng(0))
     volume = torch.arange(1000.0).reshape(10, 10, 10)
     for axis in range(3):
         for plane in places[3 * axis : 3 * axis + 3]:
@@ -218,6 +218,7 @@ def test_a_third_of_the_slices_lies_across_each_axis_in_the_order_of_equation_1(
             index = np.rint(plane + 4.5).astype(int)
             index[..., axis] = 2
             np.testing.assert_array_equal(volume[tuple(index.transpose(2, 0, 1))], slices_along(volume, axis)[2, 0])
+        assert abs(places[3 * axis + 2][0, 0, axis]) <= 2  # the one that is to cross the structure
 
 
 def test_poses_reach_delta_r_and_delta_t_and_no_farther() -> None:

@@ -54,7 +54,8 @@ def test_the_online_stage_takes_15_seconds_at_the_demo_width(
     try:
         seconds = {}
         config = train_config(patch=100, width=16, voxel=1.0, transforms=60, slices=24, batch_size=8)
-        model = METHOD.fit(scene(), scene((20, -30, 10), seed=1), config, a_run(tmp_path))
+        reference, validation = scene(shape=(104, 104, 104)), scene((20, -30, 10), shape=(104, 104, 104), seed=1)
+        model = METHOD.fit(reference, validation, config, a_run(tmp_path))
         wide = replace(
             model,
             config={**model.config, "width": 64},

@@ -158,6 +158,13 @@ def test_what_is_not_known_of_a_volume_has_no_say() -> None:
     assert registration.register_rigid(fixed, moving, np.eye(4)).similarity < 0.9
 
 
+def test_too_few_steps_do_not_lead_away_from_a_good_start() -> None:
+    fixed, moving = blobs(centred(40), 40), blobs(centred(40), 40)
+    found = registration.register_rigid(fixed, moving, np.eye(4), levels=(1,), iterations=1)
+    np.testing.assert_allclose(found.matrix, np.eye(4), atol=1e-9)
+    assert found.similarity == pytest.approx(1)
+
+
 def test_volumes_that_do_not_overlap_come_back_unlike() -> None:
     far = np.eye(4)
     far[:3, 3] = 500

@@ -65,7 +65,7 @@ from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
 from medgen.metrics import points as point_measures
 from medgen.pace import seconds_an_update
 from medgen.patches import Intensity, Volume, antialiased, barycentre, second_moments, working_grid
-from medgen.training import Best, Randomness, Training
+from medgen.training import EMA, Best, Randomness, Training
 
 Vector = NDArray[np.float64]
 
@@ -104,6 +104,9 @@ class TrainConfig(Config):
         10.0, ge=0, le=400, description="Delta T: largest shift along each axis", json_schema_extra=_unit("px")
     )
     slices: int = Field(99, ge=3, le=999, multiple_of=3, description="K: slices of each transformed volume")
+    near_share: float = Field(
+        0.0, ge=0, le=1, description="Share of them placed to cross the structure", json_schema_extra=_paper(0.0)
+    )
     batch_size: int = Field(9, ge=1, le=999, description="Slices an update")
     transforms: int = Field(1000, ge=1, le=100_000, description="Most random transforms, if the loss keeps falling")
     learning_rate: float = Field(
@@ -112,6 +115,13 @@ class TrainConfig(Config):
     )  # fmt: skip
     halved_after: int = Field(
         100, ge=1, le=100_000, description="Transforms after which the step size is half the first"
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of the running mean of the weights; 0: no mean",
+        json_schema_extra=_paper(0.0),
     )
     validate_every: int = Field(
         1, ge=1, le=10_000, description="Transforms between looks at the validation volume", json_schema_extra=_paper(1)
@@ -169,7 +179,7 @@ class ApplyConfig(Config):
         0.2, ge=0, le=1, description="Share of the reference's joint probability that the structure must reach"
     )
     least_similarity: float = Field(
-        0.3, ge=-1, le=1, description="Correlation with the reference that the structure's surroundings must reach"
+        0.5, ge=-1, le=1, description="Correlation with the reference that the structure's surroundings must reach"
     )
 
 
@@ -264,11 +274,13 @@ class Reference:
 
 @dataclass
 class Example:
-    """A volume with its structure at the model's voxel."""
+    """A volume with its structure at the model's voxel; reach: pixels from the structure's centre that hold most of it
+    (twice its radius of gyration)."""
 
     volume: Volume
     mask: Tensor
     centre: Vector
+    reach: float = 0.0
 
 
 def choose_voxel(reference: Case, config: TrainConfig) -> float:
@@ -295,7 +307,8 @@ def _example(case: Case, voxel: float, intensity: Intensity | None) -> Example:
             f"The structure in “{mask.name or 'the mask'}” is thinner than a voxel of {voxel:.3g} mm; "
             "give a smaller “voxel”."
         )
-    return Example(volume, share, barycentre(share, volume.affine))
+    reach = 2 * math.sqrt(float(np.trace(second_moments(share, volume.affine)))) / volume.voxel
+    return Example(volume, share, barycentre(share, volume.affine), reach)
 
 
 def check(reference: Case, validation: Case, config: TrainConfig, log: Callable[[str], None]) -> Case:
@@ -367,18 +380,23 @@ def random_pose(config: TrainConfig, generator: np.random.Generator) -> tuple[ND
     return np.asarray(Rotation.from_euler("xyz", angles, degrees=True).as_matrix()), shift
 
 
-def slice_points(patch: int, count: int, generator: np.random.Generator) -> Vector:
+def slice_points(patch: int, count: int, reach: float, share: float, generator: np.random.Generator) -> Vector:
     """(count, patch, patch, 3) places in pixels from the centre: a third of the slices across each axis.
 
-    Rows and columns follow the cyclic order of equation 1. Slices lie at random in equal parts of the patch.
+    Rows and columns follow the cyclic order of equation 1. Slices lie at random in equal parts of the patch, a share of
+    them in equal parts of what is no farther than `reach` pixels from its centre.
     """
     line = np.arange(patch) - (patch - 1) / 2
     rows, columns = np.meshgrid(line, line, indexing="ij")
     each = count // 3
     result = np.empty((count, patch, patch, 3))
     for axis in range(3):
-        offsets = ((np.arange(each) + generator.uniform(0, 1, each)) / each - 0.5) * patch
-        for number, offset in enumerate(offsets):
+        near = round(each * share)
+        offsets = [
+            ((np.arange(size) + generator.uniform(0, 1, size)) / max(1, size) - 0.5) * width
+            for size, width in ((each - near, patch), (near, min(2 * reach, patch)))
+        ]
+        for number, offset in enumerate(np.concatenate(offsets)):
             plane = result[axis * each + number]
             plane[..., axis], plane[..., (axis + 1) % 3], plane[..., (axis + 2) % 3] = offset, rows, columns
     return result
@@ -387,7 +405,7 @@ def slice_points(patch: int, count: int, generator: np.random.Generator) -> Vect
 def random_slices(example: Example, config: TrainConfig, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """K slices (K, 1, patch, patch) of the example under one random transform, and of its mask as 0 and 1."""
     rotation, shift = random_pose(config, generator)
-    places = slice_points(config.patch, config.slices, generator) @ rotation.T + shift
+    places = slice_points(config.patch, config.slices, example.reach, config.near_share, generator) @ rotation.T + shift
     centre = np.linalg.solve(example.volume.affine, np.append(example.centre, 1.0))[:3]
     index = torch.from_numpy((places + centre).astype(np.float32))
     order = torch.from_numpy(generator.permutation(config.slices))
@@ -443,7 +461,8 @@ class Fit:
         self.network = network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random, self.best, self.patience = Randomness(run.seed), Best(), Patience(config.patience)
-        parts = {"unet": self.network, "adam": self.adam, "random": self.random}
+        self.average = EMA(self.network, config.ema)
+        parts = {"unet": self.network, "adam": self.adam, "random": self.random, "average": self.average}
         self.training = Training(run, {**parts, "best": self.best, "patience": self.patience})
         crop = validation.volume.crop(validation.centre, config.patch)
         mask = Volume(validation.mask, validation.volume.affine, 0.0).crop(validation.centre, config.patch)
@@ -475,20 +494,21 @@ class Fit:
         with self.training.autocast():
             logits = self.network(slices)
         loss = F.binary_cross_entropy_with_logits(logits.float(), masks)
-        return self.training.step(loss, self.adam)
+        value = self.training.step(loss, self.adam)
+        self.average.update(self.network)
+        return value
 
     @torch.no_grad()
     def _validate(self, transform: int) -> None:
-        """BCE over the three orthogonal sets of slices of the validation volume."""
-        self.network.eval()
+        """BCE over the three orthogonal sets of slices of the validation volume, by the mean of the weights."""
         total = 0.0
         for slices, masks in self._batches(self.shown, self.drawn.float()):
             with self.training.autocast():
-                logits = self.network(slices)
+                logits = self.average.network(slices)
             total += float(F.binary_cross_entropy_with_logits(logits.float(), masks, reduction="sum"))
         loss = total / self.drawn.numel()
         self.run.metric("validation_loss", loss, transform)
-        self.patience.note(self.best.offer(-loss, transform, self.network))
+        self.patience.note(self.best.offer(-loss, transform, self.average.network))
 
 
 # --- localisation (equation 1, algorithm 2)
@@ -621,7 +641,7 @@ def align_to_structure(reference: Reference, found: Found, target: Volume, confi
     for rotation in orientations(ours, theirs):
         start = registration.about(rotation, reference.centre, found.centre)
         tried = registration.register_rigid(
-            fixed, moving, start, levels=(1,), iterations=config.rigid_iterations // 3 + 1
+            fixed, moving, start, levels=(1,), iterations=config.rigid_iterations // 2 + 1
         )
         best = max(best, tried, key=lambda rigid: rigid.similarity)
     return best
@@ -695,9 +715,17 @@ _TARGET = Role("image", Kind.IMAGE, "The volume to find the landmarks in", refer
 _FOUND = Role("landmarks", Kind.POINTS, "The landmarks; those that were not found are not placed")
 _STRUCTURE = Role("structure", Kind.MASK, "Where the network saw the structure", optional=True, may_be_empty=True)
 
-_QUICK: dict[str, Any] = {"learning_rate": 2e-3, "slices": 24, "batch_size": 8, "validate_every": 10, "patience": 3}
+_QUICK: dict[str, Any] = {
+    "learning_rate": 2e-3,
+    "slices": 24,
+    "near_share": 0.75,
+    "batch_size": 8,
+    "ema": 0.98,
+    "validate_every": 10,
+    "patience": 4,
+}
 _SMOKE = {"patch": 48, "width": 8, "transforms": 60, "validation_stride": 4}
-_DEMO = {"width": 16, "transforms": 200, "validation_stride": 5}
+_DEMO = {"patch": 64, "width": 16, "transforms": 400, "validation_stride": 4}
 
 
 class OneShotLandmarks(Method):
