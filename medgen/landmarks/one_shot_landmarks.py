@@ -896,7 +896,7 @@ class OneShotLandmarks(Method):
         grids = [math.prod(working_grid(image, voxel).shape) for image in volumes]
         pixel = seconds_an_update(ShallowUNet(trained.width), (4, 1, 64, 64), run) / (4 * 64**2) / 3
         looked = sum(3 * voxels / config.search_stride + 4 * 3 * trained.patch**3 for voxels in grids)
-        seconds = 4 + looked * pixel * (config.start == "structure") + len(cases) * 1.2e-5 * trained.patch**3
+        seconds = 4 + looked * pixel * (config.start == "structure") + len(cases) * 6e-6 * trained.patch**3
         return Estimate(seconds, 2**29 + 40 * max(grids, default=1), 2**20)
 
 
