@@ -61,8 +61,10 @@ from medgen.tiles import Blend, starts, tiled
 from medgen.training import Best, Randomness, Training
 
 Base = Literal["u-net", "res-net", "fc-net"]
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 LOWEST_HU, HIGHEST_HU = -1024.0, 2252.7  # the paper's range of CT values
+_WINDOWS = 2  # run at once: one small window alone takes torch's slow path on CPUs, which takes three times as long
 _ANYWHERE = 10**10  # most voxels of a working grid: as many as the volume takes at the chosen voxel size
 
 
@@ -550,7 +552,7 @@ def predict(
     overlap: float,
     run: Run,
     *,
-    autocast: Callable[[], AbstractContextManager[Any]],
+    autocast: Autocast,
     blend: Blend = "mean",
     skip: Callable[[Tensor], bool] | None = None,
     air: float = 0.0,
@@ -572,7 +574,7 @@ def predict(
         skip=skip,
         fill=air,
         pad=float(mr.min()),
-        batch=2,  # one small window alone takes torch's slow path on CPUs: three times the time
+        batch=_WINDOWS,
         device=run.device,
         progress=progress,
     )
@@ -727,7 +729,8 @@ class FrequencyMRToCT(Method):
                 check_mr(case.get("mr", Image))
             shapes = [_working_shape(case.get("mr", Image), trained.voxel) for case in cases]
             windows = sum(int(np.prod([len(starts(size, side, config.overlap)) for size in shape])) for shape in shapes)
-            seconds = 5 + windows * side**3 * _seconds_a_voxel(trained, run)[1]
+            autocast = run.autocast if config.fast else nullcontext
+            seconds = 5 + windows * side**3 * _window_seconds(trained, side, run, autocast)
             largest = max((int(np.prod(shape)) for shape in shapes), default=1)
             own = max((case.voxels() for case in cases), default=1)
             memory = 2**29 + 20 * largest + 12 * own + 80 * trained.width * side**3
@@ -739,11 +742,12 @@ class FrequencyMRToCT(Method):
             check_pair(case, config, run.log)
         shapes = [_working_shape(case.get("mr", Image), config.voxel) for case in cases]
         voxels_held = sum(int(np.prod(shape)) for shape in shapes)
-        update, forward = _seconds_a_voxel(config, run)
-        looks = -(-config.updates // config.validate_every) if held_out else 0
-        share = len(held_out) / max(1, len(cases))
-        seconds = 8 + config.updates * config.batch_size * config.crop**3 * update
-        seconds += 1e-6 * voxels_held + looks * 2.4 * share * voxels_held * forward
+        seconds = 8 + 1e-6 * voxels_held
+        seconds += config.updates * config.batch_size * config.crop**3 * _update_seconds(config, run)
+        if held_out:  # with a quarter of overlap every voxel is in 2.4 windows
+            looks = -(-config.updates // config.validate_every)
+            looked_at = 2.4 * looks * voxels_held * len(held_out) / len(cases)
+            seconds += looked_at * _window_seconds(config, config.crop, run, run.autocast)
         weights = parameter_count(build_network(config))
         activations = (350 if run.precision == "bf16" else 650) * config.width * config.batch_size * config.crop**3
         memory = 2**29 + 12 * voxels_held + 32 * weights + activations
@@ -763,20 +767,29 @@ def _working_shape(image: Image, voxel: float) -> tuple[int, int, int]:
     return WorkingGrid.over(image.shape, image.spacing, _ANYWHERE, voxel).shape
 
 
-def _seconds_a_voxel(config: TrainConfig, run: Run) -> tuple[float, float]:
-    """Time of one voxel of a crop in one update (the mean over both stages), and in one prediction."""
-    side = min(config.crop, 32)
+def _update_seconds(config: TrainConfig, run: Run) -> float:
+    """Time of one voxel of a crop in one update, the mean over both stages."""
+    side = min(config.crop, 48)
     shape = (1, 1, side, side, side)
-    network = build_network(config)
-    update = seconds_an_update(network, shape, run, updates=2)
+    seconds = seconds_an_update(build_network(config), shape, run, updates=2)
     if config.adversarial:  # it sees real and synthetic images, once for itself and once for the generator
         judged = seconds_an_update(Discriminator(config.width), shape, run, updates=2)
-        update += 4 * judged * config.stages[1] / config.updates
-    inputs = torch.zeros(shape, device=run.device).contiguous(memory_format=torch.channels_last_3d)
-    began = time.monotonic()
-    with torch.inference_mode():
-        float(network(inputs).sum())
-    return update / side**3, (time.monotonic() - began) / side**3
+        seconds += 4 * judged * config.stages[1] / config.updates
+    return seconds / side**3
+
+
+def _window_seconds(config: TrainConfig, side: int, run: Run, autocast: Autocast) -> float:
+    """Time of one voxel of a window."""
+    network = _laid_out(build_network(config).to(run.device)).eval()
+    side = min(side, 48)
+    inputs = torch.zeros(_WINDOWS, 1, side, side, side, device=run.device)
+    times = []
+    for _ in range(2):
+        began = time.monotonic()
+        with torch.inference_mode(), autocast():
+            float(network(inputs.contiguous(memory_format=torch.channels_last_3d)).sum())
+        times.append(time.monotonic() - began)
+    return min(times) / inputs.numel()
 
 
 def inference_config(config: TrainConfig) -> dict[str, Any]:
