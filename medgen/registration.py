@@ -179,7 +179,12 @@ def _descend(fixed: Volume, moving: Volume, start: Affine, iterations: int, seed
     small.SetCenter(still.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in size]))
     method.SetInitialTransform(small, inPlace=True)
     method.SetMovingInitialTransform(_transform(start))
-    method.Execute(still, to_sitk(moving))
+    loud = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK speaks to the terminal where volumes do not overlap
+    try:
+        method.Execute(still, to_sitk(moving))
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(loud)
     return start @ _matrix(small)
 
 

@@ -165,12 +165,15 @@ def test_too_few_steps_do_not_lead_away_from_a_good_start() -> None:
     assert found.similarity == pytest.approx(1)
 
 
-def test_volumes_that_do_not_overlap_come_back_unlike() -> None:
+def test_volumes_that_do_not_overlap_come_back_unlike_and_nothing_is_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     far = np.eye(4)
     far[:3, 3] = 500
     found = registration.register_rigid(blobs(centred(24), 24), blobs(centred(24), 24), far)
     assert found.similarity == 0
     np.testing.assert_array_equal(found.matrix, far)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_same_registration_gives_the_same_matrix_twice() -> None:
