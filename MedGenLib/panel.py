@@ -15,7 +15,7 @@ import slicer.util
 import vtk
 
 from medgen import models
-from MedGenLib import cards, install, results
+from MedGenLib import cards, install, results, rooms
 from MedGenLib.choices import Choices
 from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.estimate import Estimator
@@ -52,6 +52,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self._on_disk: dict[tuple[str, int], tuple[list[dict[str, Any]], list[str]]] = {}
         self.selectors: RoleSelectors | None = None
         self.slices: AnnotatedSlices | None = None
+        self.rooms: list[rooms.Room] = []
         self.empty = label(
             _("This module has no method yet. MedGen grows paper by paper; this room waits for its first.")
         )
@@ -93,6 +94,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.train.train.connect("clicked(bool)", self._on_train)
         self.train.resume.connect("clicked(bool)", self._on_resume)
         self.train.discard.connect("clicked(bool)", self._on_discard)
+        self.rooms += rooms.before_apply(self, layout)
         self.apply = ApplySection(layout)
         self.apply.operation.connect("currentIndexChanged(int)", self._on_operation)
         self.apply.frames.connect("currentIndexChanged(int)", self._on_frames)
@@ -103,6 +105,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.apply.apply.connect("clicked(bool)", self._on_apply)
         self.run = RunSection(layout)
         self.run.cancel.connect("clicked(bool)", self._on_cancel)
+        self.rooms += rooms.below(self, layout)
 
     # --- showing it
 
@@ -156,7 +159,9 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.packages.setVisible(bool(self._missing_packages))
         self.packages_text.text = _("Not installed yet: {names}.").format(names=", ".join(self._missing_packages))
         self._estimate()
-        self._show_what_is_possible()
+        for room in self.rooms:
+            room.refresh()
+        self.show_what_is_possible()
 
     def _rebuild(self) -> None:
         """New selectors for another method or operation."""
@@ -221,7 +226,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.apply.model.enabled = self.apply.delete.enabled = bool(records)
         self.apply.card.text = cards.model_card(records[chosen]) if records else ""
 
-    def _show_what_is_possible(self) -> None:
+    def show_what_is_possible(self) -> None:
         busy = _("A run is going on; cancel it or wait for its end.") if self.poller.busy else ""
         for button, reason, ready in (
             (self.train.train, busy or self.why_not_train(), self.training["help"] if self.training else ""),
@@ -263,7 +268,9 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if operation["scope"] == "collection":
             return "" if self.parameters().text("apply cohort") else _("Choose a table of cases.")
         missing = missing_inputs(operation, self.inputs(operation))
-        return _("Choose: {roles}.").format(roles=", ".join(missing)) if missing else ""
+        if missing:
+            return _("Choose: {roles}.").format(roles=", ".join(missing))
+        return next((words for room in self.rooms if (words := room.objection(operation))), "")
 
     # --- what a person chooses
 
@@ -353,7 +360,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             suggested = (found or {}).get("suggested", {}).get(self.slices.role["name"])
             marked = self.slices.planes()
             self.slices.suggest(suggested if suggested and suggested["markups"] and not marked else None)
-        self._show_what_is_possible()
+        self.show_what_is_possible()
 
     # --- runs
 
@@ -443,6 +450,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self._on_run_events(self._early or [])
         self._early = None
         self.poller.follow(run)
+        for room in self.rooms:
+            room.run_started(run)
         self.refresh()
 
     def _on_early_event(self, event: dict[str, Any]) -> None:
@@ -466,6 +475,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.run.bar.value = 0
         else:
             self._say_failed(run.message)
+        for room in self.rooms:
+            room.run_ended(run)
         self.refresh()
 
     def _take(self, run: MedGenRun) -> None:
@@ -514,12 +525,16 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if self.selectors is not None:
             operations = [self.training if self.trains_from_nodes() else None, self.operation]
             self.selectors.choose_only_candidates(self.parameters(), [roles_of(one) for one in operations if one])
+        for room in self.rooms:
+            room.enter()
         self.refresh()
 
     def exit(self) -> None:
         """Another module is shown: a run goes on, an estimate that nobody sees does not."""
         self._entered = False
         self.estimator.pause()
+        for room in self.rooms:
+            room.exit()
 
     def cleanup(self) -> None:
         """The module is unloaded: nothing goes on running."""
@@ -527,6 +542,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self._freeze(True)
         self.poller.drop()
         self.estimator.drop()
+        for room in self.rooms:
+            room.cleanup()
         self.removeObservers()
 
 
