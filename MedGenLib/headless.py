@@ -12,6 +12,7 @@ import slicer
 import slicer.util
 
 from MedGenLib.errors import BoundaryError, MedGenLibError, RunError
+from MedGenLib.i18n import _
 
 # By kind, the ending of the file that a node is saved as.
 ENDINGS = {
@@ -53,7 +54,7 @@ def load(function: Any, path: Path) -> Any:
     try:
         return function(str(path))
     except RuntimeError:
-        raise BoundaryError(f"{path} cannot be read; check the path and the format.") from None
+        raise BoundaryError(_("{path} cannot be read; check the path and the format.").format(path=path)) from None
 
 
 def save(node: Any, path: Path) -> Path:
@@ -65,7 +66,7 @@ def save(node: Any, path: Path) -> Path:
         return path.with_name(stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not slicer.util.saveNode(node, str(path), {}):
-        raise RunError(f"{path} could not be written; choose another output.")
+        raise RunError(_("{path} could not be written; choose another output.").format(path=path))
     return path
 
 
