@@ -44,7 +44,7 @@ class MedGenLandmarks(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "Each method is the work of the authors of its paper, which its card names and links; please cite them."
         )
-        slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenLandmarks"))
+        slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenLandmarks", __file__))
 
 
 class MedGenLandmarksWidget(ScriptedLoadableModuleWidget):

@@ -59,16 +59,20 @@ SAMPLES = (
 )
 
 
-def register(module: str) -> None:
-    """Offer a module's patients under Sample Data; call once Slicer has started."""
+def register(module: str, file: str) -> None:
+    """Offer a module's patients under Sample Data; call once Slicer has started. file: where the module lies."""
     try:
         sample_data: Any = importlib.import_module("SampleData")
     except ImportError:  # a Slicer without that module
         return
+    logic = sample_data.SampleDataLogic
+    if hasattr(logic, "registerCustomSampleDataCategory"):  # Slicer 5.12: the name that a person reads, apart
+        logic.registerCustomSampleDataCategory(CATEGORY, title=_("MedGen"))
     for sample in SAMPLES:
         if sample.module == module:
-            sample_data.SampleDataLogic.registerCustomSampleDataSource(
+            logic.registerCustomSampleDataSource(
                 category=CATEGORY,
+                thumbnailFileName=str(Path(file).resolve().parent / "Resources" / "SampleData" / f"{module}.png"),
                 sampleName=sample.name,
                 sampleDescription=sample.description,
                 uris="",

@@ -45,7 +45,7 @@ class MedGenSegmentation(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "Each method is the work of the authors of its paper, which its card names and links; please cite them."
         )
-        slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenSegmentation"))
+        slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenSegmentation", __file__))
 
 
 class MedGenSegmentationWidget(ScriptedLoadableModuleWidget):

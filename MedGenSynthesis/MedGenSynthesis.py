@@ -44,7 +44,7 @@ class MedGenSynthesis(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "Each method is the work of the authors of its paper, which its card names and links; please cite them."
         )
-        slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenSynthesis"))
+        slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenSynthesis", __file__))
 
 
 class MedGenSynthesisWidget(ScriptedLoadableModuleWidget):

@@ -73,6 +73,8 @@ def _how(registration: Registration, seeds: list[int]) -> list[str]:
     dates = ", ".join(dict.fromkeys(row["date"] for row in kept))
     return [
         f"Tier {registration.tier}; `Testing/Claims/run {registration.slug}`; seeds {', '.join(map(str, seeds))}"
-        f" (tuned on {', '.join(map(str, registration.tune)) or 'none'}); {min(whole) / 60:.1f} to"
-        f" {max(whole) / 60:.1f} minutes a seed for all arms together; {dates}, commit {commits}."
+        f" ({len(seeds)} of {len(registration.report)} registered; tuned on"
+        f" {', '.join(map(str, registration.tune)) or 'none'}); {min(whole) / 60:.1f} to"
+        f" {max(whole) / 60:.1f} minutes by the clock a seed for all arms together, whatever else the machine did"
+        f" meanwhile; {dates}, commit {commits}."
     ]

@@ -145,7 +145,7 @@ def test_the_page_says_what_holds_and_what_was_not_measured(folder: Path) -> Non
     page = report.markdown(folder)
     assert "| better than the base | error | +1.4 | +0.9032 to +1.897 | **holds** |" in page
     assert "**undecided**" in page and "Not measured: everything else." in page
-    assert "seeds 11, 12, 13 (tuned on 1)" in page
+    assert "seeds 11, 12, 13 (3 of 3 registered; tuned on 1)" in page
 
 
 def test_the_page_in_docs_is_what_the_kept_rows_make() -> None:

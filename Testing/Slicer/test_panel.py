@@ -511,11 +511,16 @@ def test_every_operation_that_can_be_declared_has_its_widgets(
 
 def test_sample_data_offers_a_synthetic_patient(widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     offered: dict[str, Any] = {}
-    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.update(source))
+    titles: dict[str, str] = {}
+    logic = types.SimpleNamespace(
+        registerCustomSampleDataSource=lambda **source: offered.update(source),
+        registerCustomSampleDataCategory=lambda name, title: titles.update({name: title}),
+    )
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
     assert slicer.app.at_startup
     slicer.app.at_startup[-1]()
-    assert offered["category"] == "MedGen"
+    assert offered["category"] in titles
+    assert Path(offered["thumbnailFileName"]).read_bytes().startswith(b"\x89PNG")
     volume, drawing, *planes = offered["customDownloader"](offered)
     labels = labels_of(drawing, volume)
     assert volume.IsA("vtkMRMLScalarVolumeNode") and labels.any()
