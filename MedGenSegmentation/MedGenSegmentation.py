@@ -16,7 +16,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
 )
 
 try:
@@ -26,6 +25,7 @@ except ImportError:  # a checkout: Slicer has put only this file's own folder on
 
 from MedGenLib import sampledata
 from MedGenLib.logic import MedGenLogic
+from MedGenLib.triplet import ModuleWidget
 
 
 class MedGenSegmentation(ScriptedLoadableModule):
@@ -48,34 +48,12 @@ class MedGenSegmentation(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenSegmentation", __file__))
 
 
-class MedGenSegmentationWidget(ScriptedLoadableModuleWidget):
+class MedGenSegmentationWidget(ModuleWidget):
     """The panel; made by MedGenLib from the methods' declarations."""
 
-    def setup(self) -> None:
-        """Called once, when the module is first opened."""
-        ScriptedLoadableModuleWidget.setup(self)
-        from MedGenLib.panel import MedGenPanel
-
-        self.logic = MedGenSegmentationLogic()
-        self.panel = MedGenPanel(self.layout, self.moduleName, self.logic, self.logic.getParameterNode)
-
-    def enter(self) -> None:
-        """The module is shown."""
-        self.panel.enter()
-
-    def exit(self) -> None:
-        """Another module is shown."""
-        self.panel.exit()
-
-    def cleanup(self) -> None:
-        """The module is unloaded or reloaded."""
-        self.panel.cleanup()
-
-    def onReload(self) -> None:
-        """Slicer reloads this file only: forget the library, so that it is read anew with it."""
-        for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
-            del sys.modules[name]
-        ScriptedLoadableModuleWidget.onReload(self)
+    def createLogic(self) -> MedGenLogic:
+        """The module's Logic."""
+        return MedGenSegmentationLogic()
 
 
 class MedGenSegmentationLogic(ScriptedLoadableModuleLogic, MedGenLogic):

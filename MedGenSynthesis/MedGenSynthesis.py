@@ -16,7 +16,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
 )
 
 try:
@@ -26,6 +25,7 @@ except ImportError:  # a checkout: Slicer has put only this file's own folder on
 
 from MedGenLib import sampledata
 from MedGenLib.logic import MedGenLogic
+from MedGenLib.triplet import ModuleWidget
 
 
 class MedGenSynthesis(ScriptedLoadableModule):
@@ -38,7 +38,8 @@ class MedGenSynthesis(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["The MedGen maintainers"]
         parent.helpText = _(
-            "Published methods that make, translate, edit and augment medical images."
+            "Published methods that make medical images from others: train on pairs of volumes (such as MR and CT of"
+            " the same patients), then choose a volume, press Apply, and the synthetic one lies on the same grid."
             " Each method shows its paper, what it needs and where it fails. Research use only, not for clinical use."
         )
         parent.acknowledgementText = _(
@@ -47,34 +48,12 @@ class MedGenSynthesis(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", lambda: sampledata.register("MedGenSynthesis", __file__))
 
 
-class MedGenSynthesisWidget(ScriptedLoadableModuleWidget):
+class MedGenSynthesisWidget(ModuleWidget):
     """The panel; made by MedGenLib from the methods' declarations."""
 
-    def setup(self) -> None:
-        """Called once, when the module is first opened."""
-        ScriptedLoadableModuleWidget.setup(self)
-        from MedGenLib.panel import MedGenPanel
-
-        self.logic = MedGenSynthesisLogic()
-        self.panel = MedGenPanel(self.layout, self.moduleName, self.logic, self.logic.getParameterNode)
-
-    def enter(self) -> None:
-        """The module is shown."""
-        self.panel.enter()
-
-    def exit(self) -> None:
-        """Another module is shown."""
-        self.panel.exit()
-
-    def cleanup(self) -> None:
-        """The module is unloaded or reloaded."""
-        self.panel.cleanup()
-
-    def onReload(self) -> None:
-        """Slicer reloads this file only: forget the library, so that it is read anew with it."""
-        for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
-            del sys.modules[name]
-        ScriptedLoadableModuleWidget.onReload(self)
+    def createLogic(self) -> MedGenLogic:
+        """The module's Logic."""
+        return MedGenSynthesisLogic()
 
 
 class MedGenSynthesisLogic(ScriptedLoadableModuleLogic, MedGenLogic):
