@@ -230,16 +230,22 @@ def resample_index(
     shape: tuple[int, int, int],
     mode: Literal["linear", "nearest"] = "linear",
     fill: float = 0.0,
+    extend: bool = False,
 ) -> Tensor:
-    """`resample` with the (4, 4) matrix from the target's voxel index to the source's given directly."""
+    """`resample` with the (4, 4) matrix from the target's voxel index to the source's given directly. extend: what lies
+    outside the source's voxels is as its border, not `fill`."""
     precision = torch.float64 if mode == "nearest" else torch.float32
     matrix = torch.as_tensor(to_source, dtype=torch.float64, device=data.device)
     axes = [torch.arange(size, dtype=torch.float64, device=data.device) for size in shape]
     plane = (axes[1][:, None, None] * matrix[:3, 1] + axes[2][None, :, None] * matrix[:3, 2]) + matrix[:3, 3]
+    ends = torch.tensor(data.shape[1:], dtype=torch.float64, device=data.device) - 1
     result = torch.empty((data.shape[0], *shape), dtype=data.dtype, device=data.device)
     slab = max(1, _SLAB_POINTS // max(1, shape[1] * shape[2]))
     for start in range(0, shape[0], slab):
-        index = (axes[0][start : start + slab, None, None, None] * matrix[:3, 0] + plane).to(precision)
+        index = axes[0][start : start + slab, None, None, None] * matrix[:3, 0] + plane
+        if extend:
+            index = torch.minimum(index.clamp(min=0), ends)
+        index = index.to(precision)
         if mode == "linear":
             result[:, start : start + slab] = sample_linear(data, index, fill)
         else:
@@ -303,8 +309,9 @@ class WorkingGrid:
             return data.clone()
         return resample_index(data, self._to_source(), self.shape, mode, fill)
 
-    def to_source(self, data: Tensor, mode: Literal["linear", "nearest"] = "linear", fill: float = 0.0) -> Tensor:
-        """(C, *shape) on this grid -> (C, i, j, k) on the volume's."""
+    def to_source(self, data: Tensor, mode: Literal["linear", "nearest"] = "linear") -> Tensor:
+        """(C, *shape) on this grid -> (C, i, j, k) on the volume's. This grid may end a fraction of a voxel before the
+        volume does: there its border values go on."""
         if self.shape == self.source_shape and np.allclose(self.source_spacing, self.spacing, rtol=1e-9):
             return data.clone()
-        return resample_index(data, np.linalg.inv(self._to_source()), self.source_shape, mode, fill)
+        return resample_index(data, np.linalg.inv(self._to_source()), self.source_shape, mode, extend=True)

@@ -31,6 +31,17 @@ class Prepared(Case):
     order: AxisOrder | None = None
     own_affine: Affine | None = None
     grid: tuple[tuple[int, ...], Affine] | None = None
+    covered: dict[str, torch.Tensor] | None = None  # by role: (i, j, k) bool, where a resampled value has voxels
+
+
+def covered_box(case: Case, role: str) -> tuple[slice, slice, slice] | None:
+    """The smallest box of the reference's voxels that a resampled value covers; None where it covers all of them."""
+    inside = (getattr(case, "covered", None) or {}).get(role)
+    if inside is None:
+        return None
+    spans = [torch.nonzero(inside.any(dim=other[1]).any(dim=other[0])).flatten() for other in ((1, 2), (0, 2), (0, 1))]
+    i, j, k = (slice(int(span[0]), int(span[-1]) + 1) for span in spans)
+    return i, j, k
 
 
 def load_case(files: dict[str, list[str]], roles: tuple[Role, ...], log: Log, label: str = "") -> Prepared:
@@ -134,15 +145,23 @@ def _align(case: Prepared, roles: tuple[Role, ...], log: Log) -> None:
             )
         if len(shape) < 3:
             continue  # plain pictures have no space to share
-        _put(case, role, index, _resampled(value, shape, affine, name, reference.name))
-        log(f"{name} was resampled to the grid of “{reference.name}”.")
+        brought, inside = _resampled(value, shape, affine, name, reference.name)
+        _put(case, role, index, brought)
+        share = float(inside.float().mean())
+        part = "" if share == 1 else f", {min(share, 0.99):.0%} of which it covers"
+        log(f"{name} was resampled to the grid of “{reference.name}”{part}.")
+        if share < 1 and not role.many:
+            case.covered = {**(case.covered or {}), role.name: inside}
 
 
 def _same_grid(value: Image | Mask, shape: tuple[int, ...], affine: Affine) -> bool:
     return value.shape == shape and np.allclose(value.affine, affine, rtol=0, atol=_SAME)
 
 
-def _resampled(value: Image | Mask, shape: tuple[int, ...], affine: Affine, name: str, other: str) -> Image | Mask:
+def _resampled(
+    value: Image | Mask, shape: tuple[int, ...], affine: Affine, name: str, other: str
+) -> tuple[Image | Mask, torch.Tensor]:
+    """The value on another grid, and (i, j, k) bool, where it has voxels there."""
     size = (shape[0], shape[1], shape[2])
     inside = resample(torch.ones(1, *value.shape), value.affine, size, affine, "nearest")
     if not bool(inside.any()):
@@ -155,9 +174,10 @@ def _resampled(value: Image | Mask, shape: tuple[int, ...], affine: Affine, name
             raise UserError(
                 f"{name} has nothing inside “{other}”; check that they belong to the same patient and scan."
             )
-        return replace(value, data=labels, affine=affine)
+        return replace(value, data=labels, affine=affine), inside[0] > 0
     lowest = float(value.data.min())
-    return replace(value, data=resample(value.data, value.affine, size, affine, "linear", lowest), affine=affine)
+    data = resample(value.data, value.affine, size, affine, "linear", lowest)
+    return replace(value, data=data, affine=affine), inside[0] > 0
 
 
 def _orient(case: Prepared, roles: tuple[Role, ...]) -> None:
@@ -168,6 +188,8 @@ def _orient(case: Prepared, roles: tuple[Role, ...]) -> None:
     _, canonical, case.order = to_canonical(torch.empty(reference.shape, device="meta"), reference.affine)
     for role, index, value in _voxel_roles(case, roles):
         _put(case, role, index, replace(value, data=case.order.forward(value.data), affine=canonical))
+    if case.covered:
+        case.covered = {name: case.order.forward(inside) for name, inside in case.covered.items()}
     oriented = reference_of(case, roles)
     assert oriented is not None
     case.grid = (oriented.shape, canonical)

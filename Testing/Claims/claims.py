@@ -10,6 +10,7 @@ names the arms that need not be run again.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import math
 import subprocess
@@ -146,10 +147,9 @@ def arms_of(registration: Registration) -> ModuleType:
 
 
 def committed(registration: Registration) -> str:
-    """The commit a run starts from, with a + where medgen itself has changed since; ClaimError unless registration and
-    arms stand in it as they are."""
+    """The commit a run starts from; ClaimError unless registration, arms and medgen stand in it as they are."""
     root = registration.path.parents[1]
-    files = [registration.path, root / "arms" / f"{registration.slug.replace('-', '_')}.py"]
+    files = _registered_files(registration)
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
@@ -160,8 +160,19 @@ def committed(registration: Registration) -> str:
     for file in files:
         if not git("ls-files", str(file)) or git("status", "--porcelain", "--", str(file)):
             raise ClaimError(f"{file.name} is not committed as it is; commit it before a reporting seed is run.")
-    changed = git("status", "--porcelain", "--", str(root.parents[1] / "medgen")) if root == HERE else ""
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    if root == HERE and git("status", "--porcelain", "--", str(root.parents[1] / "medgen")):
+        raise ClaimError("medgen has changes that are not committed; commit them before a reporting seed is run.")
+    return git("rev-parse", "--short", "HEAD")
+
+
+def _registered_files(registration: Registration) -> list[Path]:
+    return [registration.path, registration.path.parents[1] / "arms" / f"{registration.slug.replace('-', '_')}.py"]
+
+
+def digest(registration: Registration) -> str:
+    """Eight digits that stand for the registration and the code of its arms; rows of another one are not theirs."""
+    content = b"".join(path.read_bytes() for path in _registered_files(registration))
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def run(registration: Registration, seeds: list[int], folder: Path, say: Any = print) -> None:
@@ -176,19 +187,23 @@ def run(registration: Registration, seeds: list[int], folder: Path, say: Any = p
         reports = seed in registration.report
         commit = committed(registration) if reports else "tuning"
         table = results_path(registration) if reports else folder / f"{registration.slug}-tuning.csv"
+        registered = digest(registration)
+        if reports and any(row.get("registered") != registered for row in rows(table)):
+            raise ClaimError(f"{table.name} holds rows of another registration or other arms; take them out first.")
         done = {(int(row["seed"]), row["arm"]) for row in rows(table)}
         if {(seed, arm.name) for arm in registration.arms} <= done:
             say(f"seed {seed}: every arm is there already")
             continue
-        began = time.monotonic()
+        began, spent = time.monotonic(), time.process_time()
         for arm, measures in module.run_seed(seed, registration, folder, {name for s, name in done if s == seed}):
-            seconds = time.monotonic() - began
+            seconds, processor = time.monotonic() - began, time.process_time() - spent
             if missing := set(registration.measures) - set(measures):
                 raise ClaimError(f"Arm “{arm}” gave no {', '.join(sorted(missing))}.")
             row = {"seed": seed, "arm": arm, **{key: measures[key] for key in registration.measures}}
-            append(table, {**row, "seconds": round(seconds, 1), "commit": commit, "date": time.strftime("%Y-%m-%d")})
+            row |= {"seconds": round(seconds, 1), "processor": round(processor, 1), "commit": commit}
+            append(table, {**row, "date": time.strftime("%Y-%m-%d"), "registered": registered})
             say(f"seed {seed}  {arm}: " + ", ".join(f"{k} {measures[k]:.4g}" for k in registration.measures))
-            began = time.monotonic()
+            began, spent = time.monotonic(), time.process_time()
 
 
 def results_path(registration: Registration) -> Path:
@@ -248,10 +263,12 @@ def interval(differences: np.ndarray) -> Outcome:
 
 
 def complete(registration: Registration) -> tuple[dict[tuple[int, str], dict[str, float]], list[int]]:
-    """Measures by seed and arm, and the reporting seeds for which every arm is there."""
+    """Measures by seed and arm, and the reporting seeds for which every arm is there, of this registration alone."""
+    columns, registered = (*registration.measures, "seconds", "processor"), digest(registration)
     table = {
-        (int(row["seed"]), row["arm"]): {key: float(row[key]) for key in (*registration.measures, "seconds")}
+        (int(row["seed"]), row["arm"]): {key: float(row[key]) for key in columns}
         for row in rows(results_path(registration))
+        if row.get("registered") == registered
     }
     names = [arm.name for arm in registration.arms]
     return table, [seed for seed in registration.report if all((seed, name) in table for name in names)]

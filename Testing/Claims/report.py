@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,18 @@ def _line(registration: Registration, comparison: Comparison, outcome: Outcome) 
 
 def _how(registration: Registration, seeds: list[int]) -> list[str]:
     kept = [row for row in rows(results_path(registration)) if int(row["seed"]) in seeds]
-    whole = [sum(float(row["seconds"]) for row in kept if int(row["seed"]) == seed) for seed in seeds]
+    whole, spent = (
+        [sum(float(row[kind]) for row in kept if int(row["seed"]) == seed) / 60 for seed in seeds]
+        for kind in ("seconds", "processor")
+    )
+    known = all(math.isfinite(minutes) for minutes in spent)
+    cores = f"{min(spent):.1f} to {max(spent):.1f} minutes of one core," if known else ""
     commits = ", ".join(dict.fromkeys(row["commit"] for row in kept))
     dates = ", ".join(dict.fromkeys(row["date"] for row in kept))
     return [
         f"Tier {registration.tier}; `Testing/Claims/run {registration.slug}`; seeds {', '.join(map(str, seeds))}"
         f" ({len(seeds)} of {len(registration.report)} registered; tuned on"
-        f" {', '.join(map(str, registration.tune)) or 'none'}); {min(whole) / 60:.1f} to"
-        f" {max(whole) / 60:.1f} minutes by the clock a seed for all arms together, whatever else the machine did"
-        f" meanwhile; {dates}, commit {commits}."
+        f" {', '.join(map(str, registration.tune)) or 'none'}); for all arms of a seed together {cores}"
+        f" {min(whole):.1f} to {max(whole):.1f} minutes by the clock, whatever else the machine did; {dates},"
+        f" commit {commits}."
     ]

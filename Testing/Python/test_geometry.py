@@ -175,3 +175,13 @@ def test_an_isotropic_volume_is_its_own_working_grid() -> None:
     grid, data = WorkingGrid.over((4, 5, 6), np.full(3, 0.8), 10**6), torch.randn(1, 4, 5, 6)
     assert torch.equal(grid.from_source(data), data) and torch.equal(grid.to_source(data), data)
     np.testing.assert_allclose(grid.offset, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "spacing", "voxel"), [((98, 40, 40), 0.5, 2.0), ((98, 50, 33), 1.0, 4.0)])
+def test_a_constant_on_the_working_grid_is_constant_on_the_whole_volume(
+    shape: tuple[int, int, int], spacing: float, voxel: float
+) -> None:
+    grid = WorkingGrid.over(shape, np.full(3, spacing), 10**9, voxel)
+    for mode in ("linear", "nearest"):
+        found = grid.to_source(torch.full((1, *grid.shape), 7.0), mode)
+        assert found.shape == (1, *shape) and float((found - 7).abs().max()) < 1e-5

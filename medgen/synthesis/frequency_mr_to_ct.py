@@ -31,7 +31,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +57,7 @@ from medgen.nn.highresnet import HighResNet
 from medgen.nn.instance_unet import InstanceEncoder, InstanceUNet, he_initialise, normalised
 from medgen.nn.unet import parameter_count
 from medgen.pace import seconds_an_update
+from medgen.patches import antialiased, working_grid
 from medgen.tiles import Blend, starts, tiled
 from medgen.training import Best, Randomness, Training
 
@@ -65,7 +66,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 LOWEST_HU, HIGHEST_HU = -1024.0, 2252.7  # the paper's range of CT values
 _WINDOWS = 2  # run at once: one small window alone takes torch's slow path on CPUs, which takes three times as long
-_ANYWHERE = 10**10  # most voxels of a working grid: as many as the volume takes at the chosen voxel size
+_LEAST_COVERED = 0.25  # share of an MR that its CT must cover
 
 
 def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class TrainConfig(Config):
         """No kernel longer than what it slides along, at any level (hence also `crop` >= 24): where one is, torch 2.13
         gives wrong gradients for bfloat16 convolutions on CPUs, of up to 1e35."""
         if self.kernel > self.crop:
-            raise ValueError("kernel must not be longer than crop")
+            raise ValueError("kernel must not be longer than crop; choose a shorter kernel or a larger crop")
         return self
 
     @property
@@ -172,7 +173,10 @@ class ApplyConfig(Config):
         description="Windows count alike where they overlap, or by their distance from the centre: fewer seams",
         json_schema_extra=_paper("mean"),
     )
-    fast: bool = Field(False, description="Skip windows of nothing but air, and compute in bfloat16 where it is faster")
+    fast: bool = Field(
+        False,
+        description="Compute in bfloat16 where it is faster, and skip windows of nothing but air (of a head, few)",
+    )
 
 
 # --- networks
@@ -239,11 +243,11 @@ class FrequencySynthesis(nn.Module):
 
     def __init__(self, base: Base = "u-net", width: int = 32, kernel: int = 13) -> None:
         super().__init__()
+        self.base = build_base(base, width)  # first, as in the other arms: from one seed they all start alike
         self.decomposition, self.refinement = DecompositionLayer(width), RefinementModule(width, kernel)
         self.low_head, self.high_head = _head(width), _head(width)
         he_initialise(self.decomposition)
         he_initialise(self.refinement)
-        self.base = build_base(base, width)
 
     def frequencies(self, mr: Tensor) -> tuple[Tensor, Tensor]:
         """The low- and the high-frequency CT, (N, 1, i, j, k) each, float32."""
@@ -260,15 +264,18 @@ class PlainSynthesis(nn.Module):
 
     def __init__(self, base: Base = "u-net", width: int = 32) -> None:
         super().__init__()
-        self.head = _head(width)
         self.base = build_base(base, width)
+        self.head = _head(width)
 
     def forward(self, mr: Tensor) -> Tensor:
         return self.head(self.base(mr)).float()
 
 
 class Discriminator(nn.Module):
-    """C(x) of the relativistic discriminator: image (N, 1, i, j, k) -> logit (N,), by the U-Net's encoder."""
+    """C(x) of the relativistic discriminator: image (N, 1, i, j, k) -> logit (N,), by the U-Net's encoder.
+
+    As published; its instance normalisation makes it blind to how strong the contrast is: patterns alone are judged.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -324,8 +331,9 @@ def low_pass(ct: Tensor, config: TrainConfig) -> Tensor:
 
 def working_mr(image: Image, voxel: float) -> tuple[Tensor, WorkingGrid]:
     """An MR on its isotropic working grid, (1, i, j, k) of zero mean and unit variance, and that grid."""
-    grid = WorkingGrid.over(image.shape, image.spacing, _ANYWHERE, voxel)
-    mr = grid.from_source(image.data.float(), fill=float(image.data.min()))
+    grid = working_grid(image, voxel)
+    smooth = antialiased(image.data[0].float(), image.spacing, voxel)[None]
+    mr = grid.from_source(smooth, fill=float(smooth.min()))
     return (mr - mr.mean()) / mr.std().clamp(min=1e-6), grid
 
 
@@ -350,9 +358,12 @@ class Pair:
     @classmethod
     def prepare(cls, case: Case, config: TrainConfig, log: Callable[[str], None]) -> Pair:
         """From a case whose images `mr` and `ct` lie on one grid; UserError where they are not what they should be."""
+        case = within_ct(case)
         check_pair(case, config, log)
-        mr, grid = working_mr(case.get("mr", Image), config.voxel)
-        ct = grid.from_source(config.to_unit(case.get("ct", Image).data.float()))
+        image, truth = case.get("mr", Image), case.get("ct", Image)
+        mr, grid = working_mr(image, config.voxel)
+        unit = config.to_unit(truth.data[0].float())
+        ct = grid.from_source(antialiased(unit, truth.spacing, config.voxel)[None])
         stack = torch.cat((mr, ct, low_pass(ct, config)))
         outside = torch.stack((mr.min(), ct.min(), ct.min()))
         dark = ct[mr < air_level(mr)]
@@ -388,6 +399,28 @@ class Pair:
         target = [slice(part.start - start, part.stop - start) for part, start in zip(inside, first, strict=True)]
         whole[:, target[0], target[1], target[2]] = self.stack[:, inside[0], inside[1], inside[2]]
         return whole
+
+
+def within_ct(case: Case) -> Case:
+    """A pair without what lies beyond its CT, where it covers less than the MR: there is nothing to learn from, or to
+    measure against. UserError where little is left."""
+    box = prepare.covered_box(case, "ct")
+    if box is None:
+        return case
+    mr, ct = case.get("mr", Image), case.get("ct", Image)
+    share = float(np.prod([(part.stop - part.start) / size for part, size in zip(box, ct.shape, strict=True)]))
+    if share < _LEAST_COVERED:
+        raise UserError(
+            f"“{ct.name or 'ct'}” covers {share:.0%} of “{mr.name or 'mr'}”, too little to learn from; check that they"
+            " are aligned, or crop the MR to it."
+        )
+    shift = np.eye(4)
+    shift[:3, 3] = [part.start for part in box]
+
+    def cut(image: Image) -> Image:
+        return replace(image, data=image.data[:, box[0], box[1], box[2]], affine=image.affine @ shift)
+
+    return Case({**case.values, "mr": cut(mr), "ct": cut(ct)}, case.row, case.label)
 
 
 def check_mr(image: Image) -> None:
@@ -627,7 +660,6 @@ _DEMO = {
     "voxel": 2.0,
     "crop": 48,
     "updates": 600,
-    "pretraining": 0.8,
     "learning_rate": 0.005,
     "schedule": "cosine",
     "validate_every": 100,
@@ -705,8 +737,12 @@ class FrequencyMRToCT(Method):
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """The paper's measures over the whole volume, on HU clipped to its range: MAE (HU), PSNR and SSIM (data range
-        3276.7; SSIM from 7 voxels an axis on); and the Dice of air, soft tissue and bone (`hounsfield.tissues`)."""
+        3276.7; SSIM from 7 voxels an axis on); and MAE and Dice of air, soft tissue and bone (`hounsfield.tissues` of
+        the reference): most of a volume is air."""
         found, truth = (case.get("ct", Image).data[0].float() for case in (result, reference))
+        box = prepare.covered_box(reference, "ct")
+        if box is not None:  # the reference knows nothing of the rest
+            found, truth = found[box], truth[box]
         truth = truth.clamp(LOWEST_HU, HIGHEST_HU)
         data_range = HIGHEST_HU - LOWEST_HU
         measures = {
@@ -716,6 +752,9 @@ class FrequencyMRToCT(Method):
         if min(found.shape) >= 7:
             measures["ssim"] = float(images.ssim(found, truth, data_range))
         ours, theirs = tissues(found), tissues(truth)
+        for name, where in theirs.items():
+            if bool(where.any()):
+                measures[f"mae {name}"] = images.mae(found, truth, where)
         return measures | {f"dice {name}": dice(ours[name], theirs[name]) for name in ours}
 
     def estimate(
@@ -739,7 +778,7 @@ class FrequencyMRToCT(Method):
         cases = [case for case in cases if case.row.get("split") != "test" and case.row.get("labelled") != "no"]
         _, held_out = _parted(cases)
         for case in cases:
-            check_pair(case, config, run.log)
+            check_pair(within_ct(case), config, run.log)
         shapes = [_working_shape(case.get("mr", Image), config.voxel) for case in cases]
         voxels_held = sum(int(np.prod(shape)) for shape in shapes)
         seconds = 8 + 1e-6 * voxels_held
@@ -764,7 +803,7 @@ def _parted(cases: list[Any]) -> tuple[list[Case], list[Case]]:
 
 
 def _working_shape(image: Image, voxel: float) -> tuple[int, int, int]:
-    return WorkingGrid.over(image.shape, image.spacing, _ANYWHERE, voxel).shape
+    return working_grid(image, voxel).shape
 
 
 def _update_seconds(config: TrainConfig, run: Run) -> float:

@@ -38,11 +38,11 @@ class BoundaryRefinement(nn.Module):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
+        self.plain = PlainSynthesis(config.base, config.width)
         self.residual = nn.Sequential(
             nn.Conv3d(1, config.width, 3, padding=1), nn.ReLU(), nn.Conv3d(config.width, 1, 3, padding=1)
         )
         he_initialise(self.residual)
-        self.plain = PlainSynthesis(config.base, config.width)
 
     def forward(self, mr: Tensor) -> Tensor:
         ct = self.plain(mr)

@@ -25,10 +25,11 @@ from medgen.phantoms.inner_ear import LANDMARKS
 WAYS: dict[str, dict[str, Any]] = {
     "one-shot": {"start": "structure"},
     "one-shot without demons": {"start": "structure", "demons_iterations": 0},
-    "registration": {"start": "rigid"},
-    "registration from centres": {"start": "centre-of-mass"},
+    "registration": {"start": "rigid", "least_similarity": -1},
+    "registration from centres": {"start": "centre-of-mass", "least_similarity": -1},
 }
 FAILED = 10.0  # voxels
+LOST = 32.0  # mm that a landmark which was not found counts as
 
 
 def run_seed(seed: int, registration: Any, folder: Path, done: set[str]) -> Iterator[tuple[str, dict[str, float]]]:
@@ -60,7 +61,8 @@ def run_seed(seed: int, registration: Any, folder: Path, done: set[str]) -> Iter
 def _trained(reference: Case, validation: Case, budget: int, folder: Path, seed: int) -> tuple[Model, bool]:
     """A model, and whether the seed's own training gave it; where that is refused, others lend it their reference."""
     train = OneShotLandmarks().operation("train")
-    config = train.configure("demo", {"transforms": budget})
+    config = train.configure("demo", {})
+    config = train.configure("demo", {"transforms": budget * config.batch_size // config.slices})  # type: ignore[attr-defined]
     for attempt in range(3):
         try:
             run = Run(folder, seed=seed + attempt)
@@ -91,11 +93,10 @@ def _centre(case: Case) -> np.ndarray:
 
 
 def _errors(found: Points, target: Case) -> dict[str, float]:
-    """Distances; a landmark that was not found counts as if it lay at the volume's centre."""
-    truth = target.get("landmarks", Points)
-    apart, _ = distances(found, truth)
+    """Distances to the truth; a landmark that was not found counts as LOST."""
+    apart, _ = distances(found, target.get("landmarks", Points))
     lost = np.isnan(apart)
-    apart = np.where(lost, np.linalg.norm(truth.positions - _centre(target), axis=1), apart)
+    apart = np.where(lost, LOST, apart)
     voxels = apart / float(target.get("image", Image).spacing.mean())
     return {
         "mm": float(apart.mean()),
