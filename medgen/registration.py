@@ -151,6 +151,23 @@ def register_rigid(
     return Rigid(matrix, max(likeness, before))
 
 
+def register_from(
+    starts: Sequence[Affine], fixed: Volume, moving: Volume, iterations: int = 60, kept: int = 3
+) -> Rigid:
+    """The most alike of rigid registrations from several starts, two levels each.
+
+    All get half the steps, coarse to fine, and the `kept` most alike of them a run from where they ended. A ranking of
+    what has barely moved is chance: a start in a shallow optimum is at its best at once, while the right one, coming
+    from farther away, is not.
+    """
+    tried = [register_rigid(fixed, moving, start, levels=(2, 1), iterations=iterations // 2 + 1) for start in starts]
+    tried.sort(key=lambda rigid: rigid.similarity, reverse=True)
+    last = [
+        register_rigid(fixed, moving, rigid.matrix, levels=(1,), iterations=2 * iterations) for rigid in tried[:kept]
+    ]
+    return max(last, key=lambda rigid: rigid.similarity)
+
+
 def _descend(fixed: Volume, moving: Volume, start: Affine, iterations: int, seed: int) -> Affine:
     """One level. The start stays fixed and a small turn and shift before it is sought: no angle is ever near a pole."""
     still = to_sitk(fixed)

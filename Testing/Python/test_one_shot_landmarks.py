@@ -311,6 +311,18 @@ def test_training_stops_where_the_validation_loss_rises_and_keeps_the_best(tmp_p
     assert fit.best.step == 2 * (best + 1)
 
 
+def test_the_mean_of_the_weights_of_a_short_training_has_left_its_start(tmp_path: Path) -> None:
+    """It lies nearer to where they ended than to where they began, however many updates it may span."""
+    examples = [one_shot._example(case, 1.0, None) for case in (scene(), scene(seed=1))]
+    fit = one_shot.Fit(*examples, train_config(transforms=20, ema=0.999), a_run(tmp_path))
+    start = {key: tensor.clone() for key, tensor in fit.network.state_dict().items()}
+    fit.fit()
+    trained, mean = fit.network.state_dict(), fit.average.network.state_dict()
+    moved = math.sqrt(sum(float((trained[key] - start[key]).square().sum()) for key in start))
+    lags = math.sqrt(sum(float((trained[key] - mean[key]).square().sum()) for key in start))
+    assert 0 < lags < 0.5 * moved
+
+
 def test_a_stopped_training_resumes_to_the_same_model(tmp_path: Path) -> None:
     config = train_config(transforms=12, validate_every=3)
     examples = [one_shot._example(case, 1.0, None) for case in (scene(), scene(seed=1))]

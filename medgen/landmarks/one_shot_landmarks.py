@@ -18,8 +18,9 @@ Where the paper is silent or wrong:
 
 - algorithm 2 is printed as `while |C_old - C| < epsilon`; it must go on while the centre still moves that far;
 - axes of inertia leave four proper rotations (each axis may point either way), and more where two moments are nearly
-  equal. All are tried: a short rigid registration on the coarse patch from each, and the highest normalised
-  correlation wins. Mirrored poses are never tried, so left and right can be confused by a half turn only;
+  equal. All are tried: a short rigid registration on the coarse patch from each, a long one from where the three most
+  alike ended, and the highest normalised correlation wins. Mirrored poses are never tried, so left and right can be
+  confused by a half turn only;
 - algorithm 1 slices along one axis; so that small rotations too show the network all the views it meets online, a third
   of the slices lies across each axis, in the cyclic order of equation 1;
 - the first pass of algorithm 2 looks at the whole target (a cropped one would miss a structure that lies beyond the
@@ -462,6 +463,7 @@ class Fit:
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random, self.best, self.patience = Randomness(run.seed), Best(), Patience(config.patience)
         self.average = EMA(self.network, config.ema)
+        self.updates = math.ceil(config.slices / config.batch_size)  # of each transform
         parts = {"unet": self.network, "adam": self.adam, "random": self.random, "average": self.average}
         self.training = Training(run, {**parts, "best": self.best, "patience": self.patience})
         crop = validation.volume.crop(validation.centre, config.patch)
@@ -478,6 +480,8 @@ class Fit:
             slices, masks = random_slices(self.reference, self.config, self.random.numpy)
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate_at(transform, self.config)
+            # A ninth of the training so far: a mean over more would still hold the weights that it started from.
+            self.average.decay = min(self.config.ema, (1 + transform * self.updates) / (10 + transform * self.updates))
             losses = [self._update(*pair) for pair in self._batches(slices, masks)]
             self.run.metric("loss", float(np.mean(losses)), transform)
             if (transform + 1) % self.config.validate_every == 0 or transform + 1 == self.config.transforms:
@@ -631,20 +635,13 @@ def _rotation(vector: Vector) -> NDArray[np.float64]:
 
 
 def align_to_structure(reference: Reference, found: Found, target: Volume, config: ApplyConfig) -> registration.Rigid:
-    """The rigid start from centre and axes of inertia; of the candidates, the one whose short registration on the
-    coarse patch has the highest correlation."""
+    """The rigid start from centre and axes of inertia: of the candidates, what is most alike on the coarse patch."""
     ours = second_moments(reference.mask, reference.patch.affine)
     theirs = second_moments(found.joint.where(found.joint >= _JOINT / 10, 0.0), found.crop.affine)
     factor = max(1, reference.patch.data.shape[0] // 24)
     fixed, moving = reference.patch.shrunk(factor), _around(target, found.centre, reference).shrunk(factor)
-    best = registration.Rigid(np.eye(4), -2.0)
-    for rotation in orientations(ours, theirs):
-        start = registration.about(rotation, reference.centre, found.centre)
-        tried = registration.register_rigid(
-            fixed, moving, start, levels=(1,), iterations=config.rigid_iterations // 2 + 1
-        )
-        best = max(best, tried, key=lambda rigid: rigid.similarity)
-    return best
+    starts = [registration.about(turn, reference.centre, found.centre) for turn in orientations(ours, theirs)]
+    return registration.register_from(starts, fixed, moving, config.rigid_iterations)
 
 
 def align_whole(reference: Reference, target: Volume, config: ApplyConfig) -> registration.Rigid:
@@ -724,7 +721,7 @@ _QUICK: dict[str, Any] = {
     "validate_every": 10,
     "patience": 4,
 }
-_SMOKE = {"patch": 48, "width": 8, "transforms": 60, "validation_stride": 4}
+_SMOKE = {"patch": 48, "width": 8, "transforms": 60, "learning_rate": 4e-3, "validation_stride": 4}
 _DEMO = {"patch": 64, "width": 16, "transforms": 400, "validation_stride": 4}
 
 
