@@ -89,4 +89,4 @@ class MedGenLandmarksTest(ScriptedLoadableModuleTest):
         if not selftest.ready():
             self.delayDisplay("Skipped: MedGen's Python packages are not installed")
             return
-        selftest.check_landmarks(MedGenLandmarksLogic(), "one-shot-landmarks", "smoke", within=15.0)
+        selftest.check_landmarks(MedGenLandmarksLogic(), "one-shot-landmarks", "smoke", within=1.0)

@@ -132,8 +132,7 @@ def check_synthetic_volume(logic: Any, slug: str, tier: str, in_process: bool = 
 def check_landmarks(logic: Any, slug: str, tier: str, within: float, in_process: bool = False) -> Any:
     """From the synthetic ears of Sample Data: train on the marked one, find the points in the third; the new points.
 
-    Asserts a median distance to the truth `within` mm (a tier of seconds finds little more than the right part of the
-    volume), and the names and provenance of the result.
+    Asserts a median distance to the truth `within` mm, and the names and provenance of the result.
     """
     sample = _sample("MedGenLandmarks")
     marked = replace(sample, patients=(*sample.patients[:2], {"image": "Ear to mark", "landmarks": "Truth"}))

@@ -153,6 +153,20 @@ def barycentre(weights: Tensor, affine: Affine) -> Vector:
     return affine[:3, :3] @ np.array(index) + affine[:3, 3]
 
 
+def fullest_window(weights: Tensor, affine: Affine, side: int) -> Vector:
+    """(3,) RAS mm: middle of the cube of `side` voxels, which may reach beyond the edge, that holds most weight."""
+    held = weights[None, None]
+    for axis in range(3):
+        size = min(side, weights.shape[axis])
+        window, before = [1, 1, 1], [0, 0, 0]
+        window[axis], before[axis] = size, size // 2
+        behind = [(size - 1 - size // 2) if a == axis else 0 for a in range(3)]
+        held = F.pad(held, (before[2], behind[2], before[1], behind[1], before[0], behind[0]))
+        held = F.avg_pool3d(held, window, stride=1)
+    index = np.array(np.unravel_index(int(held.argmax()), tuple(held.shape[2:])), dtype=np.float64)
+    return affine[:3, :3] @ index + affine[:3, 3]
+
+
 def second_moments(weights: Tensor, affine: Affine) -> NDArray[np.float64]:
     """(3, 3) central second moments in mm^2 of voxels (i, j, k) weighted, along RAS axes.
 

@@ -26,6 +26,7 @@ Positions = NDArray[np.float64]
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm <-> LPS mm, SimpleITK's frame
 _SAMPLES = 20_000  # voxels of the fixed volume that a rigid step looks at
+_ROUND = 0.15  # share by which two radii of gyration must differ for their axes to be told apart
 _LEAST_SIDE = 12  # voxels: a coarser level has nothing to register
 
 
@@ -86,6 +87,31 @@ def about(rotation: NDArray[np.float64], centre: Positions, moved: Positions) ->
     return matrix
 
 
+def orientations(reference: NDArray[np.float64], target: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Rotations (3, 3) that lay the reference's axes of inertia on the target's, from their second moments.
+
+    Four, as every axis may point either way. Where two radii of gyration of either differ by less than 15 %, the axes
+    of that pair cannot be told apart and rotations by eighths of a turn about the third are added.
+    """
+    (moments_r, axes_r), (moments_t, axes_t) = np.linalg.eigh(reference), np.linalg.eigh(target)
+    axes_r[:, 0] *= np.sign(np.linalg.det(axes_r))
+    axes_t[:, 0] *= np.sign(np.linalg.det(axes_t))
+    turns = [np.eye(3)]
+    for lone, pair in ((2, (0, 1)), (0, (1, 2))):
+        radii = np.sqrt(np.maximum(np.stack((moments_r, moments_t))[:, pair], 0))
+        if (radii[:, 0] >= (1 - _ROUND) * radii[:, 1]).any():
+            axis = np.eye(3)[lone]
+            turns += [_rotation(axis * angle) for angle in np.deg2rad((45, 90, 135))]
+    signs = [np.diag(signs) for signs in ((1.0, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
+    return [axes_t @ turn @ sign @ axes_r.T for turn in turns for sign in signs]
+
+
+def _rotation(vector: Positions) -> NDArray[np.float64]:
+    from scipy.spatial.transform import Rotation
+
+    return np.asarray(Rotation.from_rotvec(vector).as_matrix())
+
+
 def _transform(matrix: Affine) -> sitk.AffineTransform:
     lps = _LPS @ matrix @ _LPS
     transform = sitk.AffineTransform(3)
@@ -124,6 +150,20 @@ def correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float
     return float((one * other).sum()) / norm if norm > 1e-12 else 0.0
 
 
+def correlation_around(
+    index: NDArray[np.int_], radius: int, one: NDArray[np.floating], other: NDArray[np.floating]
+) -> float:
+    """The correlation of two arrays (i, j, k) in the ball of `radius` voxels around an index; what lies beyond their
+    edges does not count."""
+    low, high = np.maximum(index - radius, 0), np.minimum(index + radius + 1, one.shape)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    offsets = np.stack(
+        np.meshgrid(*[np.arange(a, b) for a, b in zip(low - index, high - index, strict=True)], indexing="ij")
+    )
+    ball = (offsets**2).sum(axis=0) <= radius**2
+    return correlation(one[box][ball], other[box][ball])
+
+
 def register_rigid(
     fixed: Volume,
     moving: Volume,
@@ -149,6 +189,23 @@ def register_rigid(
         if likeness >= before:
             matrix = sought
     return Rigid(matrix, max(likeness, before))
+
+
+def register_from(
+    starts: Sequence[Affine], fixed: Volume, moving: Volume, iterations: int = 60, kept: int = 3
+) -> Rigid:
+    """The most alike of rigid registrations from several starts, two levels each.
+
+    All get half the steps, coarse to fine, and the `kept` most alike of them a run from where they ended. A ranking of
+    what has barely moved is chance: a start in a shallow optimum is at its best at once, while the right one, coming
+    from farther away, is not.
+    """
+    tried = [register_rigid(fixed, moving, start, levels=(2, 1), iterations=iterations // 2 + 1) for start in starts]
+    tried.sort(key=lambda rigid: rigid.similarity, reverse=True)
+    last = [
+        register_rigid(fixed, moving, rigid.matrix, levels=(1,), iterations=2 * iterations) for rigid in tried[:kept]
+    ]
+    return max(last, key=lambda rigid: rigid.similarity)
 
 
 def _descend(fixed: Volume, moving: Volume, start: Affine, iterations: int, seed: int) -> Affine:

@@ -84,6 +84,28 @@ class Best:
         self.value, self.step, self.weights = state["value"], state["step"], state["weights"]
 
 
+class Patience:
+    """Whether the validation loss has risen too often in a row."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.risen = 0
+        self.over = False
+
+    def note(self, better: bool) -> None:
+        """One look: was the loss lower than ever?"""
+        self.risen = 0 if better else self.risen + 1
+        self.over = self.risen > self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often it has risen."""
+        return {"risen": self.risen, "over": self.over}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.risen, self.over = state["risen"], state["over"]
+
+
 class EMA:
     """Exponential moving average of a network's weights (buffers are copied); `network` holds the average."""
 

@@ -536,3 +536,9 @@ def test_check_of_a_model_refuses_what_apply_would(
 def test_sides_the_network_cannot_halve_are_refused(setting: str, step: int) -> None:
     with pytest.raises(UserError, match=f"“{setting}” = 50 .*multiple of {step}"):
         TRAIN.configure("smoke", {setting: 50})
+
+
+def test_a_patch_whose_bottom_is_thinner_than_a_kernel_is_refused() -> None:
+    with pytest.raises(UserError, match="“patch” = 16 .*24"):
+        TRAIN.configure("smoke", {"patch": 16})
+    assert TRAIN.configure("smoke", {"patch": 24}).patch // 2**3 >= 3  # type: ignore[attr-defined]

@@ -26,21 +26,20 @@ from medgen.landmarks import one_shot_landmarks as one_shot
 from medgen.landmarks.one_shot_landmarks import (
     ApplyConfig,
     OneShotLandmarks,
-    Patience,
     ShallowUNet,
     TrainConfig,
-    check,
-    choose_voxel,
     joint_probability,
     localise,
-    orientations,
     random_pose,
     slice_points,
     slices_along,
 )
+from medgen.marked import Example, check, choose_voxel
 from medgen.method import Kind
 from medgen.nn.unet import parameter_count
 from medgen.patches import Volume
+from medgen.registration import orientations
+from medgen.training import Patience
 
 METHOD = OneShotLandmarks()
 TRAIN, APPLY = METHOD.operation("train"), METHOD.operation("apply")
@@ -192,7 +191,7 @@ def test_training_slices_are_the_reference_seen_through_one_transform(monkeypatc
     index = np.stack(np.meshgrid(*[np.arange(24.0)] * 3, indexing="ij"), axis=-1)
     steep = np.array([1.0, 2.0, 4.0])
     volume = cube(torch.from_numpy(index @ steep).float(), 0.5)
-    example = one_shot.Example(volume, torch.from_numpy((index @ steep > 80).astype(np.float32)), np.array([6.0, 6, 6]))
+    example = Example(volume, torch.from_numpy((index @ steep > 80).astype(np.float32)), np.array([6.0, 6, 6]))
     config = train_config(patch=24, slices=6, contrast=0.0, near_share=0.0)
     turn, shift = Rotation.from_rotvec([0.1, 0.2, 0.3]).as_matrix(), np.array([1.0, -2.0, 0.5])
     monkeypatch.setattr(one_shot, "random_pose", lambda config, generator: (turn, shift))
@@ -276,8 +275,8 @@ def test_axes_that_cannot_be_told_apart_are_tried_in_eighths_of_a_turn() -> None
 
 def test_the_voxel_is_the_finest_whose_patch_holds_structure_and_landmarks() -> None:
     case = scene(spacing=(0.5, 0.5, 0.5), shape=(120, 120, 120))
-    assert choose_voxel(case, train_config(voxel=0.0, patch=200)) == pytest.approx(0.5)
-    coarse = choose_voxel(case, train_config(voxel=0.0, patch=24))
+    assert choose_voxel(case, 200) == pytest.approx(0.5)
+    coarse = choose_voxel(case, 24)
     radius = 0.9 * 24 * coarse / 2
     inside = np.argwhere(case["mask"].data.numpy() > 0) @ case["image"].affine[:3, :3].T + case["image"].affine[:3, 3]
     centre = inside.mean(axis=0)
@@ -300,7 +299,7 @@ def test_training_stops_where_the_validation_loss_rises_and_keeps_the_best(tmp_p
     wrong.values["mask"].data = 1 - wrong["mask"].data  # the better it learns, the higher this loss
     events: list[Event] = []
     config = train_config(patience=1, validate_every=2, transforms=60)
-    reference, validation = (one_shot._example(case, 1.0, None) for case in (scene(), wrong))
+    reference, validation = (Example.of(case, 1.0) for case in (scene(), wrong))
     fit = one_shot.Fit(reference, validation, config, a_run(tmp_path, events))
     fit.fit()
     losses = [e["value"] for e in events if e.get("name") == "validation_loss"]
@@ -311,9 +310,21 @@ def test_training_stops_where_the_validation_loss_rises_and_keeps_the_best(tmp_p
     assert fit.best.step == 2 * (best + 1)
 
 
+def test_the_mean_of_the_weights_of_a_short_training_has_left_its_start(tmp_path: Path) -> None:
+    """It lies nearer to where they ended than to where they began, however many updates it may span."""
+    examples = [Example.of(case, 1.0) for case in (scene(), scene(seed=1))]
+    fit = one_shot.Fit(*examples, train_config(transforms=20, ema=0.999), a_run(tmp_path))
+    start = {key: tensor.clone() for key, tensor in fit.network.state_dict().items()}
+    fit.fit()
+    trained, mean = fit.network.state_dict(), fit.average.network.state_dict()
+    moved = math.sqrt(sum(float((trained[key] - start[key]).square().sum()) for key in start))
+    lags = math.sqrt(sum(float((trained[key] - mean[key]).square().sum()) for key in start))
+    assert 0 < lags < 0.5 * moved
+
+
 def test_a_stopped_training_resumes_to_the_same_model(tmp_path: Path) -> None:
     config = train_config(transforms=12, validate_every=3)
-    examples = [one_shot._example(case, 1.0, None) for case in (scene(), scene(seed=1))]
+    examples = [Example.of(case, 1.0) for case in (scene(), scene(seed=1))]
 
     def fit(run: Run) -> one_shot.Fit:
         result = one_shot.Fit(*examples, config, run)
@@ -532,7 +543,7 @@ def test_landmarks_that_are_not_placed_are_left_out_and_said(tmp_path: Path) -> 
     case = scene()
     case["landmarks"].positions[2:] = np.nan
     told: list[str] = []
-    kept = check(case, scene(), train_config(), told.append)
+    kept = check(case, scene(), 10.0, told.append)
     assert kept["landmarks"].names == NAMES[:2]
     assert "right bud, beyond" in told[0]
 

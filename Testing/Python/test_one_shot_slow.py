@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ import torch
 from backend_tools import ROOT
 from test_one_shot_landmarks import METHOD, a_run, scene, train_config
 
+from medgen import phantoms, prepare
 from medgen.case import Case, Image, Mask, Points
+from medgen.cohort import read_pool
+from medgen.jobs import Run
 from medgen.landmarks.one_shot_landmarks import ApplyConfig, ShallowUNet
 
 pytestmark = pytest.mark.slow
@@ -93,18 +97,16 @@ def _widened(weights: dict[str, torch.Tensor], width: int) -> dict[str, torch.Te
     return wide
 
 
+def _ears(folder: Path, seed: int, **options: Any) -> list[Case]:
+    """Three synthetic patients, as files hold them."""
+    phantoms.write(phantoms.PHANTOMS["inner-ear"], 3, seed, folder, **options)
+    pool = METHOD.operation("train").pools[0]
+    return [prepare.load_row(row, pool.roles, lambda text: None) for row in read_pool(folder / "cohort.csv", pool)]
+
+
 def test_inner_ears_in_any_pose_have_their_landmarks_found(tmp_path: Path) -> None:
     """One ear to learn from, one to stop at, and another patient's, turned by up to 180 degrees."""
-    from medgen import phantoms
-
-    folder = tmp_path / "ears"
-    options = {"size": (96, 96, 96), "spacing": 0.5, "turn": 180.0, "shift": 4.0}
-    phantoms.write(phantoms.PHANTOMS["inner-ear"], 3, 5, folder, **options)
-    from medgen import prepare
-    from medgen.cohort import read_pool
-
-    pool = METHOD.operation("train").pools[0]
-    cases = [prepare.load_row(row, pool.roles, lambda text: None) for row in read_pool(folder / "cohort.csv", pool)]
+    cases = _ears(tmp_path / "ears", 5, size=(96, 96, 96), spacing=0.5, turn=180.0, shift=4.0)
     assert all(isinstance(c["image"], Image) and isinstance(c["mask"], Mask) for c in cases)
     config = METHOD.operation("train").configure("demo", {})
     model = METHOD.fit(cases[0], cases[1], config, a_run(tmp_path / "run"))  # type: ignore[arg-type]
@@ -113,3 +115,14 @@ def test_inner_ears_in_any_pose_have_their_landmarks_found(tmp_path: Path) -> No
     truth = cases[2].get("landmarks", Points)
     apart = np.linalg.norm(result["landmarks"].positions - truth.positions, axis=1)
     assert np.median(apart) <= 3 * 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 4, 5, 42])
+def test_a_smoke_training_finds_the_landmarks_of_an_inner_ear(seed: int, tmp_path: Path) -> None:
+    """Other patients and weights than those of the module's self-test, at its tier and its bound."""
+    cases = _ears(tmp_path / "ears", seed)
+    run = Run(tmp_path / "run", device="cpu", seed=seed)
+    model = METHOD.fit(cases[0], cases[1], METHOD.operation("train").configure("smoke", {}), run)  # type: ignore[arg-type]
+    apply = METHOD.operation("apply").configure("smoke", {})
+    result = METHOD.apply(Case({"image": cases[2]["image"]}), apply, run, model)  # type: ignore[arg-type]
+    assert METHOD.measure(result, cases[2])["median mm"] <= 1.0

@@ -165,6 +165,20 @@ def test_too_few_steps_do_not_lead_away_from_a_good_start() -> None:
     assert found.similarity == pytest.approx(1)
 
 
+def test_of_several_starts_the_one_that_ends_most_alike_wins_though_it_begins_behind() -> None:
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_rotvec([0.2, -0.1, 0.15]).as_matrix()
+    fixed, moving = blobs(centred(32, 1.5), 32), blobs(centred(40, 1.5), 40, motion)
+    turns = [(0, -1.6, 0), (0, 0, 2.6), (2, 0, 2), (0, 1.6, 0)]  # the first leads home, the others to shallow optima
+    starts = [registration.about(Rotation.from_rotvec(turn).as_matrix(), np.zeros(3), np.zeros(3)) for turn in turns]
+    glances = [registration.register_rigid(fixed, moving, start, (1,), 16).similarity for start in starts]
+    found = registration.register_from(starts, fixed, moving, 30)
+    assert np.argmax(glances) != 0
+    np.testing.assert_allclose(found.matrix[:3, :3], motion[:3, :3], atol=0.1)
+    assert np.linalg.norm(found.matrix[:3, 3]) < 1.5  # a voxel
+    assert found.similarity > 0.95 > max(glances)
+
+
 def test_volumes_that_do_not_overlap_come_back_unlike_and_nothing_is_printed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -18,8 +18,9 @@ Where the paper is silent or wrong:
 
 - algorithm 2 is printed as `while |C_old - C| < epsilon`; it must go on while the centre still moves that far;
 - axes of inertia leave four proper rotations (each axis may point either way), and more where two moments are nearly
-  equal. All are tried: a short rigid registration on the coarse patch from each, and the highest normalised
-  correlation wins. Mirrored poses are never tried, so left and right can be confused by a half turn only;
+  equal. All are tried: a short rigid registration on the coarse patch from each, a long one from where the three most
+  alike ended, and the highest normalised correlation wins. Mirrored poses are never tried, so left and right can be
+  confused by a half turn only;
 - algorithm 1 slices along one axis; so that small rotations too show the network all the views it meets online, a third
   of the slices lies across each axis, in the cyclic order of equation 1;
 - the first pass of algorithm 2 looks at the whole target (a cropped one would miss a structure that lies beyond the
@@ -42,7 +43,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -61,18 +62,15 @@ from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.geometry import resample, sample_linear
 from medgen.jobs import Run
+from medgen.marked import Example, Reference, check, check_image, choose_voxel, make_reference
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
 from medgen.metrics import points as point_measures
 from medgen.pace import seconds_an_update
-from medgen.patches import Intensity, Volume, antialiased, barycentre, second_moments, working_grid
-from medgen.training import EMA, Best, Randomness, Training
-
-Vector = NDArray[np.float64]
+from medgen.patches import Intensity, Vector, Volume, barycentre, fullest_window, second_moments, working_grid
+from medgen.training import EMA, Best, Patience, Randomness, Training
 
 _JOINT = 0.5**3  # joint probability of a voxel that all three views are even about
-_OVERVIEW = 64  # most voxels along an axis of the whole reference at a glance
 _BALL = 6  # voxels: radius of the ball in which a point's confidence is measured
-_ROUND = 0.15  # share by which two radii of gyration must differ for their axes to be told apart
 
 
 def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
@@ -221,153 +219,6 @@ def _convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-# --- the reference
-
-
-@dataclass
-class Reference:
-    """The example at the model's voxel: patch around the structure, the structure in it, landmarks, and an overview.
-
-    mask: (i, j, k) share of the structure in each voxel of the patch. overview: the whole volume, coarse: what the
-    plain registrations start from. centre: of the structure, RAS mm; intensity_centre: of the whole volume.
-    """
-
-    patch: Volume
-    mask: Tensor
-    overview: Volume
-    landmarks: Points
-    centre: Vector
-    intensity_centre: Vector
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What the bundle keeps as tensors."""
-        return {
-            "image": self.patch.data,
-            "mask": self.mask,
-            "known": torch.ones_like(self.mask, dtype=torch.bool) if self.patch.known is None else self.patch.known,
-            "overview": self.overview.data,
-            "landmarks": torch.from_numpy(self.landmarks.positions),
-        }
-
-    def settings(self) -> dict[str, Any]:
-        """What it keeps as plain data."""
-        return {
-            "affine": self.patch.affine.tolist(),
-            "overview_affine": self.overview.affine.tolist(),
-            "fill": self.patch.fill,
-            "names": list(self.landmarks.names),
-            "centre": self.centre.tolist(),
-            "intensity_centre": self.intensity_centre.tolist(),
-        }
-
-    @classmethod
-    def of(cls, model: Model) -> Reference:
-        """The reference in a bundle."""
-        tensors, plain = model.networks["reference"], model.settings["reference"]
-        known = None if bool(tensors["known"].all()) else tensors["known"]
-        patch = Volume(tensors["image"].float(), np.array(plain["affine"]), plain["fill"], known)
-        overview = Volume(tensors["overview"].float(), np.array(plain["overview_affine"]), plain["fill"])
-        landmarks = Points(tensors["landmarks"].double().numpy(), plain["names"])
-        centre, intensity_centre = np.array(plain["centre"]), np.array(plain["intensity_centre"])
-        return cls(patch, tensors["mask"].float(), overview, landmarks, centre, intensity_centre)
-
-
-@dataclass
-class Example:
-    """A volume with its structure at the model's voxel; reach: pixels from the structure's centre that hold most of it
-    (twice its radius of gyration)."""
-
-    volume: Volume
-    mask: Tensor
-    centre: Vector
-    reach: float = 0.0
-
-
-def choose_voxel(reference: Case, config: TrainConfig) -> float:
-    """The voxel of `voxel` = 0: the reference's finest, or as much coarser as it takes for the structure and the
-    landmarks, turned in any way about the structure's centre, to fill no more than 90 % of the patch."""
-    if config.voxel:
-        return config.voxel
-    mask, landmarks = reference.get("mask", Mask), reference.get("landmarks", Points)
-    inside = torch.nonzero(mask.data > 0).double().numpy()
-    places = inside @ mask.affine[:3, :3].T + mask.affine[:3, 3]
-    centre = places.mean(axis=0)
-    places = np.concatenate((places, landmarks.positions[landmarks.found]))
-    radius = float(np.linalg.norm(places - centre, axis=1).max())
-    return max(float(mask.spacing.min()), 2 * radius / (0.9 * config.patch))
-
-
-def _example(case: Case, voxel: float, intensity: Intensity | None) -> Example:
-    image, mask = case.get("image", Image), case.get("mask", Mask)
-    volume = Volume.of(image, voxel, intensity)
-    inside = antialiased((mask.data > 0).float(), mask.spacing, voxel)
-    share = working_grid(mask, voxel).from_source(inside[None])[0]
-    if not bool((share >= 0.5).any()):
-        raise UserError(
-            f"The structure in “{mask.name or 'the mask'}” is thinner than a voxel of {voxel:.3g} mm; "
-            "give a smaller “voxel”."
-        )
-    reach = 2 * math.sqrt(float(np.trace(second_moments(share, volume.affine)))) / volume.voxel
-    return Example(volume, share, barycentre(share, volume.affine), reach)
-
-
-def check(reference: Case, validation: Case, config: TrainConfig, log: Callable[[str], None]) -> Case:
-    """The reference with its placed landmarks only; UserError for whatever a training would refuse."""
-    for case, called in ((reference, "reference"), (validation, "validation case")):
-        image, mask = case.get("image", Image), case.get("mask", Mask)
-        _check_image(image)
-        if not bool((mask.data > 0).any()):
-            raise UserError(f"The mask of the {called} is empty; draw the structure that the landmarks lie in first.")
-    points, mask = reference.get("landmarks", Points), reference.get("mask", Mask)
-    placed = points.found
-    if not placed.any():
-        raise UserError(f"“{points.name or 'landmarks'}” has no placed point; place the landmarks in the reference.")
-    names = [name for name, there in zip(points.names, placed, strict=True) if there]
-    if not placed.all():
-        missing = [name for name, there in zip(points.names, placed, strict=True) if not there]
-        log(f"Landmarks that are not placed are left out: {', '.join(missing)}.")
-    positions = points.positions[placed]
-    index = (positions - mask.affine[:3, 3]) @ np.linalg.inv(mask.affine[:3, :3]).T
-    outside = ((index < -0.5) | (index > np.array(mask.shape) - 0.5)).any(axis=1)
-    if outside.any():
-        raise UserError(
-            f"Landmark “{names[int(np.argmax(outside))]}” lies outside the reference volume; place it in that volume."
-        )
-    inside = torch.nonzero(mask.data > 0).double().numpy()
-    far = np.array([np.linalg.norm((inside - place) * mask.spacing, axis=1).min() for place in index])
-    if (far > config.vicinity).any():
-        worst = int(np.argmax(far))
-        raise UserError(
-            f"Landmark “{names[worst]}” lies {far[worst]:.1f} mm from the structure in the mask; draw a structure that "
-            f"the landmarks lie in or next to, or raise “vicinity” ({config.vicinity:g} mm)."
-        )
-    return Case({**reference.values, "landmarks": replace(points, positions=positions, names=names)}, reference.row)
-
-
-def _check_image(image: Image) -> None:
-    if image.data.shape[0] != 1:
-        raise UserError(
-            f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but landmarks are found in images of one; "
-            "choose or extract one channel."
-        )
-
-
-def _make_reference(case: Case, example: Example, config: TrainConfig) -> Reference:
-    patch = example.volume.crop(example.centre, config.patch)
-    mask = Volume(example.mask, example.volume.affine, 0.0).crop(example.centre, config.patch)
-    landmarks = case.get("landmarks", Points)
-    index = (landmarks.positions - patch.affine[:3, 3]) @ np.linalg.inv(patch.affine[:3, :3]).T
-    beyond = ((index < 0) | (index > config.patch - 1)).any(axis=1)
-    if beyond.any():
-        raise UserError(
-            f"Landmark “{landmarks.names[int(np.argmax(beyond))]}” lies outside the patch of {config.patch} voxels of "
-            f"{patch.voxel:.3g} mm around the structure; raise “patch” or “voxel”."
-        )
-    factor = max(1, math.ceil(max(example.volume.data.shape) / _OVERVIEW))
-    overview = example.volume.shrunk(factor)
-    return Reference(patch, mask.data, overview, landmarks, example.centre, example.volume.centre_of_intensity())
-
-
 # --- training (algorithm 1)
 
 
@@ -428,28 +279,6 @@ def learning_rate_at(transform: int, config: TrainConfig) -> float:
     return config.learning_rate / (1 + transform / config.halved_after)
 
 
-class Patience:
-    """Whether the validation loss has risen too often in a row."""
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.risen = 0
-        self.over = False
-
-    def note(self, better: bool) -> None:
-        """One look: was the loss lower than ever?"""
-        self.risen = 0 if better else self.risen + 1
-        self.over = self.risen > self.patience
-
-    def state_dict(self) -> dict[str, Any]:
-        """How often it has risen."""
-        return {"risen": self.risen, "over": self.over}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` gave."""
-        self.risen, self.over = state["risen"], state["over"]
-
-
 class Fit:
     """Algorithm 1 with its network, optimiser and random state as parts of the training engine."""
 
@@ -462,6 +291,7 @@ class Fit:
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random, self.best, self.patience = Randomness(run.seed), Best(), Patience(config.patience)
         self.average = EMA(self.network, config.ema)
+        self.updates = math.ceil(config.slices / config.batch_size)  # of each transform
         parts = {"unet": self.network, "adam": self.adam, "random": self.random, "average": self.average}
         self.training = Training(run, {**parts, "best": self.best, "patience": self.patience})
         crop = validation.volume.crop(validation.centre, config.patch)
@@ -478,6 +308,8 @@ class Fit:
             slices, masks = random_slices(self.reference, self.config, self.random.numpy)
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate_at(transform, self.config)
+            # A ninth of the training so far: a mean over more would still hold the weights that it started from.
+            self.average.decay = min(self.config.ema, (1 + transform * self.updates) / (10 + transform * self.updates))
             losses = [self._update(*pair) for pair in self._batches(slices, masks)]
             self.run.metric("loss", float(np.mean(losses)), transform)
             if (transform + 1) % self.config.validate_every == 0 or transform + 1 == self.config.transforms:
@@ -584,67 +416,26 @@ def _first_centre(joint: Tensor, affine: Affine, patch: int) -> Vector:
     """The barycentre of the whole volume; where no more than half of the joint probability lies within a patch around
     it, the middle of the window of that size that holds most."""
     centre = barycentre(joint, affine)
-    around = Volume(joint, affine, 0.0).crop(centre, patch).data
-    if float(around.sum()) > 0.5 * float(joint.sum()):
+    probability = Volume(joint, affine, 0.0)
+    if float(probability.crop(centre, patch).data.sum()) > 0.5 * float(joint.sum()):
         return centre
-    held = joint[None, None]
-    for axis in range(3):
-        size = min(patch, joint.shape[axis])
-        window, before = [1, 1, 1], [0, 0, 0]
-        window[axis], before[axis] = size, size // 2
-        behind = [(size - 1 - size // 2) if a == axis else 0 for a in range(3)]
-        held = F.pad(held, (before[2], behind[2], before[1], behind[1], before[0], behind[0]))
-        held = F.avg_pool3d(held, window, stride=1)
-    index = np.array(np.unravel_index(int(held.argmax()), tuple(held.shape[2:])), dtype=np.float64)
-    middle = affine[:3, :3] @ index + affine[:3, 3]
-    return barycentre(
-        Volume(joint, affine, 0.0).crop(middle, patch).data, Volume(joint, affine, 0.0).crop(middle, patch).affine
-    )
+    window = probability.crop(fullest_window(joint, affine, patch), patch)
+    return barycentre(window.data, window.affine)
 
 
 # --- alignment and registration
 
 
-def orientations(reference: NDArray[np.float64], target: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Rotations (3, 3) that lay the reference's axes of inertia on the target's, from their second moments.
-
-    Four, as every axis may point either way. Where two radii of gyration of either differ by less than 15 %, the axes
-    of that pair cannot be told apart and rotations by eighths of a turn about the third are added.
-    """
-    (moments_r, axes_r), (moments_t, axes_t) = np.linalg.eigh(reference), np.linalg.eigh(target)
-    axes_r[:, 0] *= np.sign(np.linalg.det(axes_r))
-    axes_t[:, 0] *= np.sign(np.linalg.det(axes_t))
-    turns = [np.eye(3)]
-    for lone, pair in ((2, (0, 1)), (0, (1, 2))):
-        radii = np.sqrt(np.maximum(np.stack((moments_r, moments_t))[:, pair], 0))
-        if (radii[:, 0] >= (1 - _ROUND) * radii[:, 1]).any():
-            axis = np.eye(3)[lone]
-            turns += [_rotation(axis * angle) for angle in np.deg2rad((45, 90, 135))]
-    signs = [np.diag(signs) for signs in ((1.0, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
-    return [axes_t @ turn @ sign @ axes_r.T for turn in turns for sign in signs]
-
-
-def _rotation(vector: Vector) -> NDArray[np.float64]:
-    from scipy.spatial.transform import Rotation
-
-    return np.asarray(Rotation.from_rotvec(vector).as_matrix())
-
-
 def align_to_structure(reference: Reference, found: Found, target: Volume, config: ApplyConfig) -> registration.Rigid:
-    """The rigid start from centre and axes of inertia; of the candidates, the one whose short registration on the
-    coarse patch has the highest correlation."""
+    """The rigid start from centre and axes of inertia: of the candidates, what is most alike on the coarse patch."""
     ours = second_moments(reference.mask, reference.patch.affine)
     theirs = second_moments(found.joint.where(found.joint >= _JOINT / 10, 0.0), found.crop.affine)
     factor = max(1, reference.patch.data.shape[0] // 24)
     fixed, moving = reference.patch.shrunk(factor), _around(target, found.centre, reference).shrunk(factor)
-    best = registration.Rigid(np.eye(4), -2.0)
-    for rotation in orientations(ours, theirs):
-        start = registration.about(rotation, reference.centre, found.centre)
-        tried = registration.register_rigid(
-            fixed, moving, start, levels=(1,), iterations=config.rigid_iterations // 2 + 1
-        )
-        best = max(best, tried, key=lambda rigid: rigid.similarity)
-    return best
+    starts = [
+        registration.about(turn, reference.centre, found.centre) for turn in registration.orientations(ours, theirs)
+    ]
+    return registration.register_from(starts, fixed, moving, config.rigid_iterations)
 
 
 def align_whole(reference: Reference, target: Volume, config: ApplyConfig) -> registration.Rigid:
@@ -690,20 +481,10 @@ def register(reference: Reference, target: Volume, start: Affine, config: ApplyC
     still, warped = fixed.data.numpy(), registration.apply_displacement(aligned, displacement).numpy()
     near = both & (ndimage.distance_transform_edt(reference.mask.numpy() < 0.5) <= _BALL)
     likeness = registration.correlation(still[near], warped[near]) if near.any() else 0.0
-    confidence = [max(0.0, _likeness_at(place, reference, still, warped)) for place in reference.landmarks.positions]
+    homogeneous = np.pad(reference.landmarks.positions, ((0, 0), (0, 1)), constant_values=1.0)
+    indices = np.rint(np.linalg.solve(fixed.affine, homogeneous.T)[:3].T).astype(int)
+    confidence = [max(0.0, registration.correlation_around(index, _BALL, still, warped)) for index in indices]
     return Registered(registration.Warp(rigid.matrix, displacement), likeness, np.array(confidence))
-
-
-def _likeness_at(place: Vector, reference: Reference, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Normalised correlation in the ball of 6 voxels around a place of the patch."""
-    index = np.rint(np.linalg.solve(reference.patch.affine, np.append(place, 1.0))[:3]).astype(int)
-    low, high = np.maximum(index - _BALL, 0), np.minimum(index + _BALL + 1, one.shape)
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    offsets = np.stack(
-        np.meshgrid(*[np.arange(a, b) for a, b in zip(low - index, high - index, strict=True)], indexing="ij")
-    )
-    ball = (offsets**2).sum(axis=0) <= _BALL**2
-    return registration.correlation(one[box][ball], other[box][ball])
 
 
 # --- the method
@@ -724,7 +505,7 @@ _QUICK: dict[str, Any] = {
     "validate_every": 10,
     "patience": 4,
 }
-_SMOKE = {"patch": 48, "width": 8, "transforms": 60, "validation_stride": 4}
+_SMOKE = {"patch": 48, "width": 8, "transforms": 60, "learning_rate": 4e-3, "validation_stride": 4}
 _DEMO = {"patch": 64, "width": 16, "transforms": 400, "validation_stride": 4}
 
 
@@ -789,13 +570,13 @@ class OneShotLandmarks(Method):
         Masks lie on their image's grid. Raises UserError for what `check` finds.
         """
         began = time.monotonic()
-        reference = check(reference, validation, config, run.log)
-        voxel = choose_voxel(reference, config)
+        reference = check(reference, validation, config.vicinity, run.log)
+        voxel = config.voxel or choose_voxel(reference, config.patch)
         intensity = Intensity.of(reference.get("image", Image).data)
         shared = intensity if config.intensity == "reference" else None
-        example = _example(reference, voxel, intensity)
-        kept = _make_reference(reference, example, config)
-        fit = Fit(example, _example(validation, voxel, shared), config, run)
+        example = Example.of(reference, voxel, intensity)
+        kept = make_reference(example, reference.get("landmarks", Points), config.patch)
+        fit = Fit(example, Example.of(validation, voxel, shared), config, run)
         fit.fit()
         settings = {
             "reference": kept.settings(),
@@ -818,7 +599,7 @@ class OneShotLandmarks(Method):
         """A volume -> its landmarks, and where the network saw the structure."""
         assert model is not None
         image, trained = case.get("image", Image), TrainConfig(**model.config)
-        _check_image(image)
+        check_image(image)
         reference = Reference.of(model)
         shared = Intensity(*model.settings["intensity"]) if trained.intensity == "reference" else None
         target = Volume.of(image, model.settings["voxel"], shared)
@@ -848,22 +629,15 @@ class OneShotLandmarks(Method):
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """Distances in mm (table 1) and, where the image is given, in its voxels: mean, median, and each landmark's;
         how many were not found; and how many pairs of mirrored names were swapped."""
-        found, meant = result.get("landmarks", Points), reference.get("landmarks", Points)
+        image = reference.get("image", Image) if "image" in reference else None
         try:
-            mine, theirs, names = point_measures.paired(found, meant)
+            return point_measures.measures(
+                result.get("landmarks", Points),
+                reference.get("landmarks", Points),
+                None if image is None else image.affine,
+            )
         except ValueError as error:
             raise UserError(f"Found and reference landmarks cannot be compared: {error}; name them alike.") from None
-        apart = np.linalg.norm(mine - theirs, axis=1)
-        measures = {"not found": float(np.isnan(apart).sum())}
-        if np.isfinite(apart).any():
-            measures |= {"mean mm": float(np.nanmean(apart)), "median mm": float(np.nanmedian(apart))}
-            if "image" in reference:
-                scale = np.linalg.inv(reference.get("image", Image).affine[:3, :3])
-                voxels = np.linalg.norm((mine - theirs) @ scale.T, axis=1)
-                measures |= {"mean voxels": float(np.nanmean(voxels)), "median voxels": float(np.nanmedian(voxels))}
-        measures |= {f"mm {name}": float(mm) for name, mm in zip(names, apart, strict=True) if np.isfinite(mm)}
-        swapped, pairs = point_measures.swapped_pairs(found, meant)
-        return {**measures, "swapped pairs": float(swapped)} if pairs else measures
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
@@ -872,8 +646,8 @@ class OneShotLandmarks(Method):
         if isinstance(config, ApplyConfig):
             return self._estimate_apply(cases, config, run, model)
         assert isinstance(config, TrainConfig)
-        reference = check(cases[0], cases[1], config, run.log)
-        voxel = choose_voxel(reference, config)
+        reference = check(cases[0], cases[1], config.vicinity, run.log)
+        voxel = config.voxel or choose_voxel(reference, config.patch)
         grids = [float(np.prod(np.asarray(case["image"].shape) * case["image"].spacing / voxel)) for case in cases]
         for case in cases:
             working_grid(case.get("image", Image), voxel)
@@ -888,7 +662,7 @@ class OneShotLandmarks(Method):
 
     def _estimate_apply(self, cases: list[Case], config: ApplyConfig, run: Run, model: Model | None) -> Estimate:
         for case in cases:
-            _check_image(case.get("image", Image))
+            check_image(case.get("image", Image))
         if model is None:
             return Estimate(20.0 * len(cases), 2**30, 2**20)
         trained, voxel = TrainConfig(**model.config), model.settings["voxel"]

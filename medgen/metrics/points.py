@@ -7,7 +7,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.case import Points
+from medgen.case import Affine, Points
 
 Values = NDArray[np.float64]
 
@@ -73,3 +73,19 @@ def swapped_pairs(found: Points, reference: Points) -> tuple[int, int]:
         partner = np.linalg.norm(mine[[one, other]] - theirs[[other, one]], axis=1)
         swapped += bool((partner < own).all())
     return swapped, counted
+
+
+def measures(found: Points, meant: Points, affine: Affine | None = None) -> dict[str, float]:
+    """Distances in mm and, with the affine of a grid, in its voxels: mean, median, and each point's; how many were not
+    found; how many mirrored pairs were swapped, where there are any. ValueError where nothing can be matched."""
+    mine, theirs, names = paired(found, meant)
+    apart = np.linalg.norm(mine - theirs, axis=1)
+    result = {"not found": float(np.isnan(apart).sum())}
+    if np.isfinite(apart).any():
+        result |= {"mean mm": float(np.nanmean(apart)), "median mm": float(np.nanmedian(apart))}
+        if affine is not None:
+            voxels = np.linalg.norm((mine - theirs) @ np.linalg.inv(affine[:3, :3]).T, axis=1)
+            result |= {"mean voxels": float(np.nanmean(voxels)), "median voxels": float(np.nanmedian(voxels))}
+    result |= {f"mm {name}": float(mm) for name, mm in zip(names, apart, strict=True) if np.isfinite(mm)}
+    swapped, pairs = swapped_pairs(found, meant)
+    return {**result, "swapped pairs": float(swapped)} if pairs else result
