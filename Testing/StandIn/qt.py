@@ -19,7 +19,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 _EXPORTED = {
     QtCore: ["QObject", "QTimer", "Qt", "QSettings", "QSize", "QEvent", "QUrl", "QDir"],
-    QtGui: ["QAction", "QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices"],
+    QtGui: ["QAction", "QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices", "QPalette"],
     QtWidgets: [
         "QApplication",
         "QCheckBox",
