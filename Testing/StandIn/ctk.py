@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import qt
+from furtherwidgets import (  # noqa: F401
+    ctkCheckBox,
+    ctkColorPickerButton,
+    ctkComboBox,
+    ctkDirectoryButton,
+    ctkDoubleRangeSlider,
+    ctkDoubleSlider,
+    ctkDoubleSpinBox,
+    ctkRangeWidget,
+    ctkSliderWidget,
+)
 from PySide6 import QtWidgets
 from PySide6.QtCore import Signal
 

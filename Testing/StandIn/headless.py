@@ -8,6 +8,7 @@ runs a script as `Slicer --no-main-window --python-script` would.
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 import sys
 import tempfile
@@ -121,6 +122,9 @@ class App:
     def coreIOManager(self) -> IOManager:
         return self._io
 
+    def translate(self, context: str, text: str) -> str:
+        return text
+
     def commandOptions(self) -> CommandOptions:
         return self._options
 
@@ -141,12 +145,17 @@ _keep: list[Any] = []
 
 
 def start(app: App | None = None) -> boot.Runtime:
-    """Boot the runtime and publish `slicer.app`, `slicer.i18n` and `slicer.ScriptedLoadableModule`."""
+    """Boot the runtime and publish `slicer.app`, `slicer.i18n` and `slicer.ScriptedLoadableModule`.
+
+    Where a Slicer source tree is on the path of the package `slicer`, its genuine files are used in place of ours.
+    """
     runtime = boot.boot()
     slicer.app = app or App(runtime)
-    slicer.i18n = sys.modules["slicer.i18n"] = i18n
-    if not _keep:
-        _enable_scene_bundles(runtime)
+    if _keep:
+        return runtime
+    _enable_scene_bundles(runtime)
+    if importlib.util.find_spec("slicer.ScriptedLoadableModule") is None:
+        slicer.i18n = sys.modules["slicer.i18n"] = i18n
         import ScriptedLoadableModule
 
         module = types.ModuleType("slicer.ScriptedLoadableModule")

@@ -18,12 +18,13 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtWidgets
 
 _EXPORTED = {
-    QtCore: ["QObject", "QTimer", "Qt", "QSettings", "QSize", "QEvent", "QUrl"],
-    QtGui: ["QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices"],
+    QtCore: ["QObject", "QTimer", "Qt", "QSettings", "QSize", "QEvent", "QUrl", "QDir"],
+    QtGui: ["QAction", "QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices", "QPalette"],
     QtWidgets: [
         "QApplication",
         "QCheckBox",
         "QComboBox",
+        "QDoubleSpinBox",
         "QFileDialog",
         "QFormLayout",
         "QFrame",
@@ -38,6 +39,7 @@ _EXPORTED = {
         "QSizePolicy",
         "QSlider",
         "QSpinBox",
+        "QTextEdit",
         "QToolButton",
         "QVBoxLayout",
         "QWidget",
@@ -125,8 +127,28 @@ def _refuse_unknown_attributes(cls: Any) -> None:
     cls.__setattr__ = guarded
 
 
+def _layout(base: Any) -> Any:
+    """A layout that, given a parent that folds its contents away, lays these out, as it does in CTK."""
+
+    def construct(self: Any, parent: Any = None) -> None:
+        base.__init__(self, *([] if parent is None else [getattr(parent, "_contents", parent)]))
+
+    return type(base.__name__, (base,), {"__init__": construct})
+
+
+class QMenu(QtWidgets.QMenu):
+    """A menu; PythonQt makes its title of a first argument that is no widget (Slicer's developer section gives one)."""
+
+    def __init__(self, first: Any = None, *rest: Any) -> None:
+        given = [] if first is None else [first if isinstance(first, QtWidgets.QWidget) else str(first)]
+        super().__init__(*given, *rest)
+
+
 def _publish() -> None:
     here = sys.modules[__name__]
+    # PythonQt's own additions to every object.
+    QtCore.QObject.name = _property("objectName")  # type: ignore[attr-defined]
+    QtCore.QObject.className = lambda self: self.metaObject().className()  # type: ignore[attr-defined]
     for module in (QtCore, QtGui, QtWidgets):
         for name in dir(module):  # getattr: PySide6 makes its classes when they are asked for
             value = getattr(module, name)
@@ -135,7 +157,8 @@ def _publish() -> None:
                 _refuse_unknown_attributes(value)
     for module, names in _EXPORTED.items():
         for name in names:
-            setattr(here, name, getattr(module, name))
+            value = getattr(module, name)
+            setattr(here, name, _layout(value) if name.endswith("Layout") else value)
     _patch_objects()
 
 

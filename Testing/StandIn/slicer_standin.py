@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ctk
+import furtherwidgets
 import headless
 import qt
 import slicer
@@ -35,6 +36,10 @@ class qMRMLWidget(QtWidgets.QWidget):
         if scene is not self._scene:
             self._scene = scene
             self.mrmlSceneChanged.emit(scene)
+
+
+class qSlicerWidget(qMRMLWidget):
+    """A widget of a module's file; it knows the scene, too."""
 
 
 class _NodeList(qMRMLWidget):
@@ -126,9 +131,9 @@ class qMRMLNodeComboBox(_NodeList):
         self._ids = ([""] if self._none else []) + [node.GetID() for node in nodes]
         self._box.clear()
         self._box.addItems(([self._none_text] if self._none else []) + [node.GetName() for node in nodes])
-        self._select(
-            self._current if self._current in self._ids else "" if self._none or not nodes else nodes[0].GetID()
-        )
+        # Only who loses its node gets another: nothing is chosen for a person who has chosen nothing.
+        lost = self._current and self._current not in self._ids
+        self._select(self._current if not lost else "" if self._none or not nodes else nodes[0].GetID())
 
     def _rename(self) -> None:
         for index, node_id in enumerate(self._ids):
@@ -164,7 +169,7 @@ class qMRMLNodeComboBox(_NodeList):
         self._none_text = text
         self._refresh()
 
-    nodeTypes = property(lambda self: self._types, _NodeList._set_types)
+    nodeTypes = property(lambda self: tuple(self._types), _NodeList._set_types)
     showChildNodeTypes = property(lambda self: self._children, _NodeList._set_children)
     noneEnabled = property(lambda self: self._none, _set_none)
     noneDisplay = property(lambda self: self._none_text, _set_none_text)
@@ -236,11 +241,20 @@ class App(headless.App):
     def processEvents(self) -> None:
         self._qt.processEvents()
 
-    def setOverrideCursor(self, cursor: Any) -> None:
-        self._qt.setOverrideCursor(cursor)
+    def settings(self) -> Any:
+        return qt.QSettings()
 
-    def restoreOverrideCursor(self) -> None:
-        self._qt.restoreOverrideCursor()
+    def userSettings(self) -> Any:
+        return qt.QSettings()
+
+    def restart(self) -> None:
+        """There is nothing to start again."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The rest is a QApplication's; Slicer's application is one."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._qt, name)
 
 
 class Module:
@@ -309,7 +323,8 @@ def start() -> Any:
     if not _started:
         runtime = headless.start(App(headless.boot.boot()))
         if isinstance(slicer.modules, types.SimpleNamespace):
-            for widget in (qMRMLWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox):
+            further = (furtherwidgets.qMRMLSliderWidget, furtherwidgets.qMRMLSpinBox, furtherwidgets.qMRMLRangeWidget)
+            for widget in (qMRMLWidget, qSlicerWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox, *further):
                 setattr(slicer, widget.__name__, widget)
         assert runtime is not None and ctk is not None
         _started = True
