@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import __version__, bundle, cohort, io, prepare
+from medgen import __version__, bundle, cohort, io, prepare, trained_on
 from medgen.bundle import Model
 from medgen.case import Case, Cohort
 from medgen.errors import UserError
@@ -71,7 +71,11 @@ def perform(
         prepared = cases[0] if operation.scope == "case" else None
         used = {role: paths for one in (files or []) for role, paths in one.items()}
     rescue = Rescue(operation, config, run, model)
-    result = rescue.perform(lambda config: method.perform(operation, given, config, run, model))
+    with trained_on.watched() as watch:
+        result = rescue.perform(lambda config: method.perform(operation, given, config, run, model))
+    for role in operation.outputs:
+        if role.kind is Kind.MODEL and role.name in result:
+            result[role.name].trained_on = watch.summary()
     if prepared is not None:
         result = prepare.finish_case(result, prepared)
     run.check_cancelled()

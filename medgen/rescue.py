@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from medgen import resources
 from medgen.errors import OutOfMemory
 from medgen.jobs import Run, choose_precision
 from medgen.method import Config, Kind, Operation
@@ -123,6 +124,13 @@ class Rescue:
         if self.changes:
             return "There was not enough memory, not even with the smallest windows on the CPU; close other programs."
         return "There was not enough memory; choose a smaller tier, smaller windows or another device."
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes a run can have on a device: of a GPU its own memory, else the computer's; None where nobody knows."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return resources.memory().free
 
 
 def marks(config: type[Config], role: str) -> dict[str, dict[str, Any]]:
