@@ -37,7 +37,9 @@ class Room:
 
 def before_apply(panel: Any, layout: Any) -> list[Room]:
     """Rooms between Train and Apply."""
-    return []
+    from MedGenLib.preflightroom import PreflightRoom  # here, as every room stands on this file
+
+    return [PreflightRoom(panel, layout)]
 
 
 def below(panel: Any, layout: Any) -> list[Room]:

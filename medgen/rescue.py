@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from medgen import resources
+from medgen import resources, windows
 from medgen.errors import OutOfMemory
 from medgen.jobs import Run, choose_precision
 from medgen.method import Config, Kind, Operation
@@ -93,8 +93,8 @@ class Rescue:
         while True:
             changed: dict[str, Any] = {}
             for name, mark in marks(self.operation.config, "window").items():
-                now = window_of(config, name, mark, self.model)
-                less = halved(now, mark)
+                now = windows.in_use(int(getattr(config, name)), mark, self.model.config if self.model else {})
+                less = windows.halved(now, mark)
                 if less < now:
                     changed[name] = less
             if not changed:
@@ -142,17 +142,3 @@ def marks(config: type[Config], role: str) -> dict[str, dict[str, Any]]:
         if isinstance(mark, dict) and mark["role"] == role:
             found[name] = dict(mark)
     return found
-
-
-def window_of(config: Config, name: str, mark: dict[str, Any], model: Model | None) -> int:
-    """The window in use: the setting, or where that is 0 the setting of the model's training that it stands for."""
-    value = int(getattr(config, name))
-    if value == 0 and mark.get("at_zero") and model is not None:
-        value = int(model.config.get(str(mark["at_zero"]), 0))
-    return value
-
-
-def halved(now: int, mark: dict[str, Any]) -> int:
-    """Half a window, a multiple of the mark's step, but not below its least."""
-    step = int(mark["step"])
-    return max(int(mark["least"]), now // 2 // step * step)
