@@ -79,11 +79,11 @@ def _look(node: Any, image: Any) -> ImageFacts:
     values, finite = _sample(array)
     p1, middle, p99 = (float(value) for value in np.percentile(values, (1, 50, 99))) if values.size else (0.0,) * 3
     return ImageFacts(
-        shape=tuple(int(size) for size in shape),  # type: ignore[arg-type]
+        shape=tuple(int(size) for size in shape),
         channels=int(image.GetNumberOfScalarComponents()),
-        order=order,  # type: ignore[arg-type]
-        spacing=tuple(float(lengths[axis]) for axis in order),  # type: ignore[arg-type]
-        extent=tuple(float(lengths[axis] * shape[axis]) for axis in order),  # type: ignore[arg-type]
+        order=order,
+        spacing=tuple(float(lengths[axis]) for axis in order),
+        extent=tuple(float(lengths[axis] * shape[axis]) for axis in order),
         straight=placement.matrix is not None and usable and is_right_angled(matrix),
         usable=usable,
         oblique=float(np.degrees(np.arccos(min(1.0, nearest)))),

@@ -198,6 +198,10 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self._on_disk = {key: (self.logic.models(slug), self.logic.interrupted(slug))}
         return self._on_disk[key]
 
+    def forget_models(self) -> None:
+        """Models have come or gone: read them again."""
+        self._on_disk.clear()
+
     def _show_training(self, parameters: Parameters) -> None:
         self.train.button.setVisible(self.training is not None)
         if self.training is None:

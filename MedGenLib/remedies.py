@@ -44,7 +44,7 @@ def resampled(volume: Any, spacing: tuple[float, float, float]) -> Any:
     step = np.diag([*factor, 1.0])
     step[:3, 3] = (factor - 1) / 2  # index of the first new voxel's centre
     own = ijk_to_ras(volume)
-    grid = Grid(own @ step, tuple(int(n) for n in size))  # type: ignore[arg-type]
+    grid = Grid(own @ step, tuple(int(n) for n in size))
     nowhere = Placement(vtk.vtkGeneralTransform(), np.eye(4))
     made = resample(image, own, nowhere, grid, nearest=False, background=facts.low)
     return _new(volume, made, grid.matrix, _("resampled"))

@@ -65,6 +65,7 @@ class Threshold(Method):
     group = "Segment"
     needs = "One volume with a structure drawn on one slice or more."
     limits = "Finds nothing that is not brighter than its surroundings."
+    phantoms = ("abdomen-ct-drawn",)
     operations = (
         Operation(
             "train",
