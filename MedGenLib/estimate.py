@@ -1,4 +1,4 @@
-"""The time a training will take, asked of `medgen check` in the background whenever what it depends on has changed."""
+"""What an operation will take, asked of `medgen check` in the background whenever what it depends on has changed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import qt
 
 from MedGenLib import cards
+from MedGenLib.changes import state
 from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.i18n import _
 from MedGenLib.logic import MedGenLogic
@@ -33,7 +34,7 @@ class Estimator:
         self._logic = logic
         self._on_found = on_found
         self._asked = ""
-        self._question: tuple[str, dict[str, Any], str | None, dict[str, Any]] | None = None
+        self._question: tuple[str, str, dict[str, Any], str | None, dict[str, Any]] | None = None
         self.found: dict[str, Any] | None = None
         self.refused = ""
         self.done = False
@@ -45,14 +46,21 @@ class Estimator:
         self._timer.setInterval(WAIT)
         self._timer.connect("timeout()", self._start)
 
-    def ask(self, slug: str, inputs: dict[str, Any], cohort: str | None, options: dict[str, Any]) -> bool:
-        """Ask for the time of a training, unless the same was asked last; whether it was asked anew."""
-        key = json.dumps([slug, _state(inputs), cohort, options], sort_keys=True)
+    def ask(
+        self,
+        slug: str,
+        inputs: dict[str, Any],
+        cohort: str | None,
+        options: dict[str, Any],
+        operation: str = "train",
+    ) -> bool:
+        """Ask for the time of an operation, unless the same was asked last; whether it was asked anew."""
+        key = json.dumps([slug, operation, state(inputs), cohort, options], sort_keys=True)
         if key == self._asked:
             return False
         self.forget()
         self._asked = key
-        self._question = (slug, inputs, cohort, options)
+        self._question = (slug, operation, inputs, cohort, options)
         self._timer.start()
         return True
 
@@ -81,10 +89,10 @@ class Estimator:
     def _start(self) -> None:
         if self._question is None:
             return
-        slug, inputs, cohort, options = self._question
+        slug, operation, inputs, cohort, options = self._question
         try:
-            files = self._files(slug, inputs)
-            run = self._logic.check(slug, "train", files, cohort=cohort, **options)
+            files = self._files(slug, operation, inputs)
+            run = self._logic.check(slug, operation, files, cohort=cohort, **options)
         except (MedGenLibError, OSError) as error:
             words = plain(error, error.filename or tempfile.gettempdir()) if isinstance(error, OSError) else str(error)
             self.refused, self.done = words, True
@@ -92,15 +100,15 @@ class Estimator:
             return
         self._poller.follow(run)
 
-    def _files(self, slug: str, inputs: dict[str, Any]) -> dict[str, list[str]]:
-        key = json.dumps([slug, _state(inputs)], sort_keys=True)
+    def _files(self, slug: str, operation: str, inputs: dict[str, Any]) -> dict[str, list[str]]:
+        key = json.dumps([slug, operation, state(inputs)], sort_keys=True)
         if self._exported is None or self._exported[0] != key:
             self._delete_files()
             if not inputs:
                 return {}
             folder: Any = tempfile.TemporaryDirectory(prefix="medgen-estimate-", ignore_cleanup_errors=True)
-            operation = self._logic.operation(slug, "train")[1]
-            files = export_inputs(operation, inputs, Path(folder.name), lambda message: None)
+            declared = self._logic.operation(slug, operation)[1]
+            files = export_inputs(declared, inputs, Path(folder.name), lambda message: None)
             self._exported = key, folder, files
         return self._exported[2]
 
@@ -122,29 +130,3 @@ class Estimator:
         )
         words += f" ({where})." if where else "."
         return "\n".join([words, *map(str, self.found.get("notes", []))])
-
-
-def _state(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Nodes by id and when they last changed, so that a question can be compared with the one before."""
-
-    def state(value: Any) -> Any:
-        if isinstance(value, list):
-            return [state(item) for item in value]
-        return [value.GetID(), _changed(value)] if hasattr(value, "GetID") else str(value)
-
-    return {role: state(value) for role, value in inputs.items()}
-
-
-def _changed(node: Any) -> int:
-    """When a node, what it holds or where it is placed last changed."""
-    holders = [node]
-    if node.IsA("vtkMRMLVolumeNode") and node.GetImageData() is not None:
-        holders.append(node.GetImageData())
-    if node.IsA("vtkMRMLSegmentationNode"):
-        segmentation = node.GetSegmentation()
-        segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
-        source = segmentation.GetSourceRepresentationName()
-        holders += [segmentation, *segments, *(one.GetRepresentation(source) for one in segments)]
-    transform = node.GetParentTransformNode() if node.IsA("vtkMRMLTransformableNode") else None
-    moved = 0 if transform is None else int(transform.GetTransformToWorldMTime())
-    return max([moved, *(int(one.GetMTime()) for one in holders if one is not None)])

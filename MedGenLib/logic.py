@@ -125,12 +125,18 @@ class MedGenLogic:
         settings: dict[str, Any] | None = None,
         *,
         tier: str | None = None,
+        model: str | Path | None = None,
         cohort: str | Path | None = None,
         device: str = "auto",
     ) -> MedGenRun:
         """Start a run that checks the inputs and estimates the time; its `estimate` is there once it is done."""
         plan, folder, _keep = self._plan(slug, operation, inputs, None, cohort, None, check=True)
         plan.settings, plan.tier, plan.device = dict(settings or {}), tier, device
+        try:
+            plan.model = _model_folder(model)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return MedGenRun(plan, folder, check=True).start()
 
     def _plan(

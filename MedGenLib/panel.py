@@ -185,13 +185,22 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def _reference(self) -> Any:
         return next(iter(self.parameters().nodes(reference_role(self.roles()) or "")), None)
 
-    def _models(self) -> tuple[list[dict[str, Any]], list[str]]:
+    @property
+    def lacks_packages(self) -> bool:
+        """Whether no run can start before packages are installed."""
+        return bool(self._missing_packages)
+
+    def models(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Models of the method and its interrupted trainings, as they were found on disk when that last changed."""
         slug, folder = self.entry["slug"], models.folder()
         key = slug, folder.stat().st_mtime_ns if folder.is_dir() else 0  # a script may train beside the panel
         if key not in self._on_disk:
             self._on_disk = {key: (self.logic.models(slug), self.logic.interrupted(slug))}
         return self._on_disk[key]
+
+    def forget_models(self) -> None:
+        """Models have come or gone: read them again."""
+        self._on_disk.clear()
 
     def _show_training(self, parameters: Parameters) -> None:
         self.train.button.setVisible(self.training is not None)
@@ -204,7 +213,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         _show_text(self.train.name, "text", parameters.text("name"))
         self.train.name.placeholderText = self.logic.free_model_name(self.entry["slug"])
         self.train.train.text = self.training["title"]
-        names = [] if self.poller.busy else self._models()[1]
+        names = [] if self.poller.busy else self.models()[1]
         self.train.interrupted.setVisible(bool(names))
         self.train.interrupted_text.text = (
             _("The training of “{name}” was interrupted.").format(name=names[-1]) if names else ""
@@ -215,7 +224,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.apply.button.setVisible(operation is not None)
         if operation is None:
             return
-        records = self._models()[0]
+        records = self.models()[0]
         self.apply.show_operation(operation, len(self.others) == 1, bool(records), self.frames())
         _show_text(self.apply.cohort, "currentPath", parameters.text("apply cohort"))
         nodes = parameters.nodes("output")
@@ -256,20 +265,23 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
                 return _("Mark the slices that are annotated, or wait until they are suggested.")
         if not self.estimator.done and not self._missing_packages:  # without packages, Train asks for them
             return _("Estimating the time…")
-        return ""
+        return self._objection(self.training)
 
     def why_not_apply(self) -> str:
         """Why the operation of the section Apply cannot start now; empty when it can."""
         operation = self.operation
         if operation is None:
             return _("This method has no other operation.")
-        if operation["needs_model"] and not self._models()[0]:
+        if operation["needs_model"] and not self.models()[0]:
             return _("There is no model yet: train one first.")
         if operation["scope"] == "collection":
             return "" if self.parameters().text("apply cohort") else _("Choose a table of cases.")
         missing = missing_inputs(operation, self.inputs(operation))
         if missing:
             return _("Choose: {roles}.").format(roles=", ".join(missing))
+        return self._objection(operation)
+
+    def _objection(self, operation: dict[str, Any]) -> str:
         return next((words for room in self.rooms if (words := room.objection(operation))), "")
 
     # --- what a person chooses
@@ -498,7 +510,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
                 self._say_failed(str(error))
                 return
         names = ", ".join(f"“{name}”" for name in said)
-        self.run.end(_("{title}: done, see {names}.").format(title=self._title, names=names))
+        words = _("{title}: done, see {names}.").format(title=self._title, names=names)
+        self.run.end(" ".join([words, *run.changes]))
 
     def _say_failed(self, message: str) -> None:
         """One plain message, in the panel and as Slicer shows errors."""

@@ -51,7 +51,7 @@ class Plan:
 
     def check_arguments(self) -> list[str]:
         """The command line that checks the inputs and estimates the time without running."""
-        words = ["check", self.entry["slug"], "--operation", self.operation["name"]]
+        words = ["check", str(self.model or self.entry["slug"]), "--operation", self.operation["name"]]
         if self.cohort is not None:
             words.insert(2, str(self.cohort))
         return [*words, *self._inputs(), *self._options()]

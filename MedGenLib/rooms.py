@@ -37,9 +37,16 @@ class Room:
 
 def before_apply(panel: Any, layout: Any) -> list[Room]:
     """Rooms between Train and Apply."""
-    return []
+    from MedGenLib.preflightroom import PreflightRoom  # here, as every room stands on this file
+    from MedGenLib.untrainedroom import UntrainedRoom
+
+    return [UntrainedRoom(panel, layout), PreflightRoom(panel, layout)]
 
 
 def below(panel: Any, layout: Any) -> list[Room]:
     """Rooms below the progress of a run."""
-    return []
+    from MedGenLib.doctorroom import DoctorRoom
+    from MedGenLib.modelsroom import ModelsRoom
+
+    models = ModelsRoom(panel, layout)
+    return [models, DoctorRoom(panel, layout, models)]

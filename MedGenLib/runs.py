@@ -72,6 +72,7 @@ class MedGenRun:
         self.message = ""
         self.exit_code: int | None = None
         self.log: list[str] = []
+        self.changes: list[str] = []  # steps away from what was asked, where memory did not suffice
         self._reference_id = reference.GetID() if reference is not None and reference.GetScene() else None
         self._keep = keep
         self._on_event = on_event
@@ -179,6 +180,7 @@ class MedGenRun:
         kind = event["event"]
         if kind in ("log", "error"):
             self.log.append(str(event["message"]))
+            self.changes += [str(event["message"])] if event.get("changed") else []
         elif kind == "estimate":
             self.estimate = event
         elif kind == "progress":

@@ -91,27 +91,46 @@ def loader(sample: Sample) -> Callable[..., list[Any]]:
     return load
 
 
+def sample_of(entry: dict[str, Any]) -> Sample | None:
+    """The synthetic patients on which a method can be tried; None where there are none."""
+    wanted = entry["phantoms"]
+    return next((sample for sample in SAMPLES if sample.phantom in wanted), None)
+
+
 def load_sample(sample: Sample, seed: int = 0) -> list[Any]:
     """Make the patients and load what the sample names, the first image in the views; the new nodes."""
+    return [node for patient in load_patients(sample, seed) for nodes in patient.values() for node in nodes]
+
+
+def load_patients(sample: Sample, seed: int = 0) -> list[dict[str, list[Any]]]:
+    """As `load_sample`: the new nodes of each patient by role."""
     from medgen import phantoms  # numpy and SimpleITK
 
     phantom = phantoms.PHANTOMS[sample.phantom]
-    nodes: list[Any] = []
+    patients: list[dict[str, list[Any]]] = []
     with tempfile.TemporaryDirectory(prefix="medgen-") as folder:
         cohort = phantoms.write(phantom, len(sample.patients), seed, Path(folder) / sample.phantom)
         with cohort.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         for row, names in zip(rows, sample.patients, strict=True):
-            volume: Any = None
-            for role, name in names.items():
-                kind = phantom.roles[role]
-                for part in row[role].split(";"):
-                    made = load_results(cohort.parent / part, kind, name, reference=volume)
-                    nodes += made
-                    if kind == "Plane":
-                        for plane in made:
-                            plane.GetDisplayNode().SetVisibility(False)
-                    volume = made[0] if volume is None else volume
+            patients.append(_load_patient(row, names, phantom.roles, cohort.parent))
     if getattr(slicer, "app", None) is not None and slicer.app.layoutManager() is not None:
-        slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
-    return nodes
+        slicer.util.setSliceViewerLayers(background=next(iter(patients[0].values()))[0], fit=True)
+    return patients
+
+
+def _load_patient(
+    row: dict[str, str], names: dict[str, str], kinds: dict[str, str], folder: Path
+) -> dict[str, list[Any]]:
+    """The nodes of a row of the cohort, by role."""
+    found: dict[str, list[Any]] = {}
+    volume: Any = None
+    for role, name in names.items():
+        found[role] = []
+        for part in row[role].split(";"):
+            made = load_results(folder / part, kinds[role], name, reference=volume)
+            found[role] += made
+            for plane in made if kinds[role] == "Plane" else []:
+                plane.GetDisplayNode().SetVisibility(False)
+            volume = made[0] if volume is None else volume
+    return found

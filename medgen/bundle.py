@@ -6,10 +6,8 @@ checked, weights are plain tensors, every file's digest is compared, and links a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
-import re
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -19,11 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgen import __version__, catalog, io
+from medgen import __version__, catalog, record, trained_on
 from medgen.errors import UserError
-
-FORMAT = 1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+from medgen.whole import written_whole
 
 
 @dataclass
@@ -32,6 +28,7 @@ class Model:
 
     settings: what `apply` needs beyond the training's config. facts: what the card says: trained on how many cases of
     what, how well (measure -> value), in how many seconds. inference: a MONAI inference config for others, or None.
+    trained_on: what `medgen.trained_on` has noted of the images it learned from; the engine fills it.
     """
 
     slug: str
@@ -41,6 +38,7 @@ class Model:
     facts: dict[str, Any] = field(default_factory=dict)
     patient_data: bool = False
     inference: dict[str, Any] | None = None
+    trained_on: dict[str, dict[str, Any]] = field(default_factory=dict)
     operation: str = "train"
     name: str = ""
     digest: str = ""
@@ -52,32 +50,32 @@ def save(model: Model, folder: Path) -> str:
     """Write the bundle, whole or not at all; the model's digest."""
     from safetensors.torch import save_file
 
-    with io.written_whole(folder) as partial:
+    with written_whole(folder) as partial:
         (partial / "models").mkdir(parents=True)
         (partial / "configs").mkdir()
         (partial / "docs").mkdir()
         files: dict[str, dict[str, Any]] = {}
         for name, tensors in model.networks.items():
-            if not _NAME.fullmatch(name):
+            if not record.NAME.fullmatch(name):
                 raise ValueError(f"network name {name!r}")
             file = partial / "models" / f"{name}.safetensors"
             save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
-            files[name] = {"file": f"models/{file.name}", "sha256": _sha256(file), "bytes": file.stat().st_size}
+            files[name] = {"file": f"models/{file.name}", "sha256": record.sha256(file), "bytes": file.stat().st_size}
         model.created = model.created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         model.name = model.name or folder.name
-        record = _record(model, files)
-        model.digest = record["digest"] = _digest(record)
-        _write_json(partial / "medgen.json", record)
+        written = _record(model, files)
+        model.digest = written["digest"] = record.digest(written)
+        _write_json(partial / "medgen.json", written)
         _write_json(partial / "configs" / "metadata.json", _metadata(model))
         if model.inference is not None:
             _write_json(partial / "configs" / "inference.json", model.inference)
-        (partial / "docs" / "README.md").write_text(card(record), encoding="utf-8")
+        (partial / "docs" / "README.md").write_text(card(written), encoding="utf-8")
     return model.digest
 
 
 def _record(model: Model, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": record.FORMAT,
         "slug": model.slug,
         "operation": model.operation,
         "name": model.name,
@@ -86,24 +84,10 @@ def _record(model: Model, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "config": model.config,
         "settings": model.settings,
         "facts": model.facts,
+        "trained_on": model.trained_on,
         "patient_data": model.patient_data,
         "networks": files,
     }
-
-
-def _digest(record: dict[str, Any]) -> str:
-    """SHA-256 over what decides the results: slug, config, settings and weights (not name and date)."""
-    networks = {name: entry["sha256"] for name, entry in record["networks"].items()}
-    decisive = [record["slug"], record["operation"], record["config"], record["settings"], networks]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -162,20 +146,21 @@ def _installed(name: str) -> str:
         return "not installed"
 
 
-def card(record: dict[str, Any]) -> str:
+def card(found: dict[str, Any]) -> str:
     """The model card in Markdown: what it is, trained on what, how well, what it carries."""
-    entry = catalog.entry(record["slug"])
-    facts = record["facts"]
-    lines = [f"# {record['name']}", "", entry["sentence"], "", "**Research use only. Not for clinical use.**", ""]
-    lines += [f"- Method: {record['slug']} ({entry['citation']}, {entry['url']})"]
-    lines += [f"- Trained: {record['created']} with MedGen {record['medgen']}"]
+    entry = catalog.entry(found["slug"])
+    facts = found["facts"]
+    lines = [f"# {found['name']}", "", entry["sentence"], "", "**Research use only. Not for clinical use.**", ""]
+    lines += [f"- Method: {found['slug']} ({entry['citation']}, {entry['url']})"]
+    lines += [f"- Trained: {found['created']} with MedGen {found['medgen']}"]
     lines += [f"- {key.replace('_', ' ').capitalize()}: {_plain(value)}" for key, value in facts.items()]
-    if record["patient_data"]:
+    lines += [f"- Seen in training: {words}" for words in trained_on.sentences(found.get("trained_on") or {})]
+    if found["patient_data"]:
         lines += ["- **Contains patient data** (a reference image travels inside): do not pass it on without consent."]
     else:
         lines += ["- Contains no images of its training data; weights may still reveal traces of it."]
     lines += ["- Licence of the weights: as the person who trained them decides.", "", "## Settings", ""]
-    lines += [f"- {key} = {_plain(value)}" for key, value in record["config"].items()]
+    lines += [f"- {key} = {_plain(value)}" for key, value in found["config"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -190,31 +175,6 @@ def _plain(value: Any) -> str:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """medgen.json, checked for form but without reading the weights; UserError when it is not one of ours."""
-    file = folder / "medgen.json"
-    if not file.is_file():
-        raise UserError(
-            f"{folder} is not a MedGen model (it has no medgen.json); choose a folder that medgen train wrote."
-        )
-    try:
-        record = json.loads(file.read_text("utf-8"))
-        networks = record["networks"]
-        for key, form in (("slug", str), ("config", dict), ("settings", dict), ("facts", dict), ("digest", str)):
-            if not isinstance(record[key], form):
-                raise TypeError(key)
-        for name, entry in networks.items():
-            if not _NAME.fullmatch(name) or entry["file"] != f"models/{name}.safetensors":
-                raise ValueError(name)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file} is damaged or not MedGen's; import or train the model again.") from None
-    if record.get("format") != FORMAT:
-        raise UserError(
-            f"{folder} was written by another version of MedGen (format {record.get('format')}); train it again."
-        )
-    return dict(record)
-
-
 def load(folder: Path, expect: str | None = None) -> Model:
     """The model in a bundle folder, its digests verified. `expect`: the slug it must have.
 
@@ -222,36 +182,27 @@ def load(folder: Path, expect: str | None = None) -> Model:
     """
     from safetensors.torch import load_file
 
-    record = read_record(folder)
-    if expect is not None and record["slug"] != expect:
-        raise UserError(f"{folder} is a model of “{record['slug']}”, not of “{expect}”; choose one of its own models.")
+    found = record.verify(folder, expect)
     networks: dict[str, dict[str, Tensor]] = {}
-    for name, entry in record["networks"].items():
+    for name, entry in found["networks"].items():
         file = folder / entry["file"]
-        if file.is_symlink() or file.parent.is_symlink() or not file.is_file():
-            raise UserError(f"{folder} lacks {entry['file']}; import or train the model again.")
-        if _sha256(file) != entry["sha256"]:
-            raise UserError(f"{file} is damaged or was altered (its digest differs); import or train the model again.")
         try:
             networks[name] = load_file(file)
         except Exception:
             raise UserError(f"{file} is not a readable safetensors file; import or train the model again.") from None
-    if _digest(record) != record["digest"]:
-        raise UserError(
-            f"{folder}/medgen.json was altered (the model's digest differs); import or train the model again."
-        )
     return Model(
-        slug=record["slug"],
+        slug=found["slug"],
         networks=networks,
-        config=record["config"],
-        settings=record["settings"],
-        facts=record["facts"],
-        patient_data=bool(record["patient_data"]),
-        operation=record["operation"],
-        name=record["name"],
-        digest=record["digest"],
-        created=record["created"],
-        version=record["medgen"],
+        config=found["config"],
+        settings=found["settings"],
+        facts=found["facts"],
+        patient_data=bool(found["patient_data"]),
+        trained_on=found.get("trained_on") or {},
+        operation=found["operation"],
+        name=found["name"],
+        digest=found["digest"],
+        created=found["created"],
+        version=found["medgen"],
     )
 
 

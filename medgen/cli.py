@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgen import __version__, catalog, models
+from medgen import __version__, catalog, models, upkeep
 from medgen.errors import CANCELLED, DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
 from medgen.speak import emitter
 
@@ -141,17 +141,11 @@ def _parser() -> Parser:
     sub.add_argument("--operation", default="apply")
     sub.add_argument("--json", action="store_true")
     _add_run_options(sub, output=False)
-    sub = verb("models", _models, "The trained models of this user.")
-    sub.add_argument("action", choices=["list", "import", "verify", "remove", "card"])
-    sub.add_argument("model", nargs="?", help="a model's name or path")
-    sub.add_argument("--name", help="the name to import under")
-    sub.add_argument("--json", action="store_true")
     sub = verb("demo", _demo, "Try a method on a synthetic patient: train, apply, measure, picture.")
     sub.add_argument("slug", nargs="?", default="multiplanar-unet")
     sub.add_argument("-o", "--output", type=Path, default=Path("medgen-demo"), metavar="DIR")
     _add_run_options(sub, output=False)
-    sub = verb("doctor", _doctor, "Examine the installation.")
-    sub.add_argument("--json", action="store_true")
+    upkeep.add_verbs(verb)
     return parser
 
 
@@ -440,6 +434,7 @@ def _fingerprint(path: Path, operation: Operation) -> str:
 
 def _check(args: argparse.Namespace) -> None:
     from medgen import execute, markups
+    from medgen.rescue import free_memory
 
     method, operation, model = _target(args.target, args.operation, "train" if args.cohort else "apply")
     config = _config(operation, args)
@@ -456,6 +451,7 @@ def _check(args: argparse.Namespace) -> None:
                 "event": "estimate",
                 "seconds": round(result.seconds, 1),
                 "memory_bytes": result.memory_bytes,
+                "memory_free_bytes": free_memory(run.device),
                 "disk_bytes": result.disk_bytes,
                 "device": str(run.device),
                 "notes": notes,
@@ -495,37 +491,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     print("mean  " + "  ".join(f"{key} {value:.4f}" for key, value in mean.items()))
 
 
-def _models(args: argparse.Namespace) -> None:
-    if args.action == "list":
-        found = models.listed()
-        if args.json:
-            print(json.dumps(found, indent=1))
-        for record in [] if args.json else found:
-            print(
-                f"{Path(record['folder']).name:<24} {record['slug']:<24} {record['bytes'] / 2**20:7.1f} MB  "
-                f"{record.get('created', '')}  {record['digest'][:12]}"
-            )
-        if not found and not args.json:
-            print(f"No models yet in {models.folder()}.")
-        return
-    if not args.model:
-        raise UserError(f"medgen models {args.action} needs a model; name it.")
-    if args.action == "import":
-        print(models.import_model(Path(args.model), args.name))
-        return
-    if args.action == "remove":
-        print(f"removed {models.remove(args.model)}")
-        return
-    from medgen import bundle
-
-    folder = models.resolve(args.model)
-    model = bundle.load(folder)
-    if args.action == "verify":
-        print(f"{folder} is whole: {model.slug}, digest {model.digest}")
-    else:
-        print(bundle.card(bundle.read_record(folder)))
-
-
 def _demo(args: argparse.Namespace) -> None:
     from medgen import demo
 
@@ -534,10 +499,3 @@ def _demo(args: argparse.Namespace) -> None:
     for line in demo.run(args.slug, args.output, run, args.tier or "demo", _settings(args)):
         print(line, flush=True)
     print(f"Done in {_duration(time.time() - began)}. Everything is in {args.output}.")
-
-
-def _doctor(args: argparse.Namespace) -> None:
-    from medgen import doctor
-
-    report = doctor.examine()
-    print(json.dumps(report, indent=1) if args.json else doctor.text(report))

@@ -8,7 +8,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import __version__, bundle, cohort, io, prepare
+from medgen import __version__, bundle, cohort, io, prepare, trained_on
 from medgen.bundle import Model
 from medgen.case import Case, Cohort
-from medgen.errors import OutOfMemory, UserError
+from medgen.errors import UserError
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.rescue import Rescue
 
 Files = dict[str, list[str]]
 CARRIES_PATIENT_DATA = "The model will carry the reference image: treat it as patient data."
@@ -70,24 +70,19 @@ def perform(
         given = cases[0] if operation.scope == "case" else cases
         prepared = cases[0] if operation.scope == "case" else None
         used = {role: paths for one in (files or []) for role, paths in one.items()}
-    result = within_memory(lambda: method.perform(operation, given, config, run, model))
+    rescue = Rescue(operation, config, run, model)
+    with trained_on.watched() as watch:
+        result = rescue.perform(lambda config: method.perform(operation, given, config, run, model))
+    for role in operation.outputs:
+        if role.kind is Kind.MODEL and role.name in result:
+            result[role.name].trained_on = watch.summary()
     if prepared is not None:
         result = prepare.finish_case(result, prepared)
     run.check_cancelled()
-    record = provenance(method, operation, config, run, used, model, time.time() - began)
+    record = provenance(method, operation, rescue.config, run, used, model, time.time() - began)
+    if rescue.changes:
+        record["changed_for_memory"] = rescue.changes
     return targets.write(result, record, run)
-
-
-def within_memory(work: Callable[[], Any]) -> Any:
-    """Call `work`; a failed allocation of the GPU or the machine becomes `OutOfMemory`."""
-    try:
-        return work()
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:
-        if "not enough memory" not in str(error) and "out of memory" not in str(error):
-            raise
-    raise OutOfMemory("There was not enough memory; choose a smaller tier, smaller windows or another device.")
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------
@@ -316,6 +311,7 @@ def evaluate(
     rows = cohort.read_pool(path, Pool("cases", tuple(columns)))
     rows = [row for row in rows if row.split == "test"] or rows
     results = []
+    rescue = Rescue(operation, config, run, model)
     for index, row in enumerate(rows):
         run.progress(index, len(rows), "evaluate")
         references = {role.name: row.files.get(name) or row.files.get(role.name) for name, role in truths.items()}
@@ -326,10 +322,14 @@ def evaluate(
         }
         case = prepare.load_case(given, operation.inputs, run.log, row.label)
         truth = _reference_case(row, operation, {k: v for k, v in references.items() if v}, run)
-        result = within_memory(functools.partial(method.perform, operation, case, config, run, model))
+        result = rescue.perform(functools.partial(_perform, method, operation, case, run, model))
         results.append({"subject": row.subject, **method.measure(result, truth)})
     run.progress(len(rows), len(rows), "evaluate")
     return results
+
+
+def _perform(method: Method, operation: Operation, case: Case, run: Run, model: Model | None, config: Config) -> Case:
+    return method.perform(operation, case, config, run, model)
 
 
 def _reference_case(row: cohort.Row, operation: Operation, references: Files, run: Run) -> Case:

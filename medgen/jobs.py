@@ -4,9 +4,10 @@ Both sides of the process boundary stand here, so that the words they exchange a
 (`Run` imports torch when it is made): Slicer's own process uses `Job`.
 
 The words are JSON lines on standard output, each with "event": progress (stage, done, total, seconds_left), log
-(message), metric (name, value, step), output (role, path), estimate (seconds, memory_bytes, disk_bytes, notes,
-suggested), error (message, code), done (folder). Ending: the parent writes "cancel" to the child's standard input, or
-closes it.
+(message; "changed": true where it tells of a step away from what was asked), metric (name, value, step), output (role,
+path), estimate (seconds, memory_bytes, memory_free_bytes, disk_bytes, notes, suggested), report (what `doctor` and
+`models` found), error (message, code), done (folder). Ending: the parent writes "cancel" to the child's standard input,
+or closes it.
 """
 
 from __future__ import annotations

@@ -55,6 +55,20 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def memory_window(least: int, step: int = 1, at_zero: str | None = None) -> dict[str, Any]:
+    """Mark for a field's `json_schema_extra`: how much is looked at at once. Less needs less memory and changes nothing
+    but the tiling, so a run that is out of memory may halve it by itself, down to `least`, in multiples of `step`.
+
+    at_zero: the setting of the model's training that stands in where this one is 0.
+    """
+    return {"memory": {"role": "window", "least": least, "step": step, "at_zero": at_zero}}
+
+
+def lowers_memory() -> dict[str, Any]:
+    """Mark for a field's `json_schema_extra`: a training that is out of memory names it as one to lower."""
+    return {"memory": {"role": "lower"}}
+
+
 @dataclass(frozen=True)
 class Role:
     """One named thing that goes into an operation or comes out of it.

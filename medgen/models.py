@@ -6,17 +6,19 @@ Standard library at import, so that the panel can list models before torch is in
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import stat
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from medgen import record
 from medgen.errors import UserError
+from medgen.whole import written_whole
 
 MAX_BYTES = 8 * 2**30  # an imported archive may unpack to no more
 MAX_FILES = 1000
@@ -40,15 +42,31 @@ def folder() -> Path:
 
 def listed() -> list[dict[str, Any]]:
     """Every readable model: medgen.json's record with "folder" and "bytes" added, newest first."""
-    found = []
-    for file in sorted(folder().glob("*/medgen.json")):
+    return surveyed()[0]
+
+
+def unreadable() -> list[tuple[Path, str]]:
+    """Folders in the models folder that cannot be used as models, each with the sentence why."""
+    return surveyed()[1]
+
+
+def surveyed() -> tuple[list[dict[str, Any]], list[tuple[Path, str]]]:
+    """What `listed` and `unreadable` give, the folder read once."""
+    found: list[dict[str, Any]] = []
+    bad: list[tuple[Path, str]] = []
+    for place in sorted(folder().iterdir()) if folder().is_dir() else []:
+        if place.name.startswith(".") or place.name.endswith(".training") or not place.is_dir():
+            continue  # what is being written, interrupted trainings
         try:
-            record = json.loads(file.read_text("utf-8"))
-            size = sum(part.stat().st_size for part in file.parent.rglob("*") if part.is_file())
-            found.append({**record, "folder": str(file.parent), "bytes": size, "slug": str(record["slug"])})
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # `verify` names what is wrong with it
-    return sorted(found, key=lambda record: str(record.get("created", "")), reverse=True)
+            read = record.read(place)
+            size = sum(part.stat().st_size for part in place.rglob("*") if part.is_file())
+        except UserError as error:
+            bad.append((place, str(error)))
+        except OSError as error:
+            bad.append((place, f"{place} cannot be read ({error.strerror}); check its permissions."))
+        else:
+            found.append({**read, "folder": str(place), "bytes": size})
+    return sorted(found, key=lambda one: str(one.get("created", "")), reverse=True), bad
 
 
 def resolve(name: str) -> Path:
@@ -65,10 +83,17 @@ def resolve(name: str) -> Path:
     raise UserError(f"There is no model “{name}”; the models are: {names}.")
 
 
+def free_name(name: str) -> str:
+    """A name that no model and no training has: the one wanted, else numbered."""
+    free, number = name, 1
+    while (folder() / free).exists() or (folder() / f"{free}.training").exists():
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
 def import_model(source: Path, name: str | None = None) -> Path:
     """Copy a bundle (folder or zip) into the models folder after verifying it; whole or not at all."""
-    from medgen import bundle, io
-
     if not source.exists():
         raise UserError(f"{source} does not exist; check the path.")
     target = folder() / (name or source.name.removesuffix(".zip"))
@@ -76,7 +101,7 @@ def import_model(source: Path, name: str | None = None) -> Path:
         raise UserError(f"“{name}” is not a usable model name; use letters, digits, - and _.")
     if target.exists():
         raise UserError(f"A model “{target.name}” exists already; choose another name with --name or remove it first.")
-    with io.written_whole(target) as partial, _named(partial, source):
+    with written_whole(target) as partial, _named(partial, source):
         if source.is_dir():
             _copy_folder(source, partial)
         else:
@@ -86,7 +111,7 @@ def import_model(source: Path, name: str | None = None) -> Path:
             for item in list(inner[0].iterdir()):
                 item.rename(partial / item.name)
             inner[0].rmdir()
-        bundle.load(partial)
+        record.verify(partial)
     return target
 
 
@@ -100,8 +125,20 @@ def _named(partial: Path, source: Path) -> Iterator[None]:
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    if any(item.is_symlink() for item in source.rglob("*")):
-        raise UserError(f"{source} contains links, which are not followed; copy the real files into it.")
+    """Copy a folder of plain files; refuses links, anything else, and folders too large to be a model."""
+    files = size = 0
+    for item in source.rglob("*"):
+        if item.is_symlink():
+            raise UserError(f"{source} contains links, which are not followed; copy the real files into it.")
+        if item.is_dir():
+            continue
+        if not item.is_file():
+            raise UserError(f"{source} contains more than files and folders; copy the model's own files out of it.")
+        files, size = files + 1, size + item.stat().st_size
+        if files > MAX_FILES or size > MAX_BYTES:
+            raise UserError(
+                f"{source} holds more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB; choose the model's own folder."
+            )
     shutil.copytree(source, target)
 
 
@@ -127,7 +164,7 @@ def _unpack(source: Path, target: Path) -> None:
         target.mkdir(parents=True)
         try:
             archive.extractall(target)
-        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError) as error:
             raise UserError(f"{source} is damaged ({error}); fetch it again.") from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import io
+from medgen import io, trained_on
 from medgen.case import Affine, Case, Image, Mask
 from medgen.cohort import Row
 from medgen.errors import UserError
@@ -70,6 +70,7 @@ def load_case(files: dict[str, list[str]], roles: tuple[Role, ...], log: Log, la
         case.values[role.name] = values if role.many else values[0]
     _align(case, roles, log)
     _orient(case, roles)
+    trained_on.note(case, roles)
     return case
 
 

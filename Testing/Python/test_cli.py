@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 from backend_tools import ROOT, medgen, volume
 
-from medgen import bundle, io
+from medgen import bundle, io, record
 from medgen.bundle import Model
 from medgen.cli import main
 
@@ -212,13 +212,13 @@ def test_resuming_with_other_images_is_refused(cohort: Path) -> None:
 def test_a_model_of_ours_is_replaced_when_asked_and_stays_when_the_run_fails(cohort: Path) -> None:
     arguments = ["train", "stub-3d-stylegan", cohort, "-o", cohort.parent / "m", "--tier", "smoke"]
     assert medgen(*arguments).returncode == 0
-    before = bundle.read_record(cohort.parent / "m")["digest"]
+    before = record.read(cohort.parent / "m")["digest"]
     assert medgen(*arguments, "--overwrite", "--seed", 5).returncode == 0
-    after = bundle.read_record(cohort.parent / "m")["digest"]
+    after = record.read(cohort.parent / "m")["digest"]
     assert before != after
     (cohort.parent / "a.nii.gz").write_bytes(b"broken")
     assert medgen(*arguments, "--overwrite").returncode == 2
-    assert bundle.read_record(cohort.parent / "m")["digest"] == after
+    assert record.read(cohort.parent / "m")["digest"] == after
 
 
 def test_an_interrupted_run_is_not_discarded_unasked(cohort: Path) -> None:

@@ -53,7 +53,7 @@ def test_volumes_out_of_nothing_projection_and_mixing_run_from_the_command_line(
     coarse, fine = (io._read_latent(stubs / f"p{i}" / "latent.safetensors").tensors["w"] for i in range(2))
     assert not np.allclose(coarse, fine)
     record = json.loads((stubs / "mixed.nii.gz.provenance.json").read_text())
-    assert record["operation"] == "mix" and record["model"]["digest"] == bundle.read_record(model)["digest"]
+    assert record["operation"] == "mix" and record["model"]["digest"] == bundle.load(model).digest
 
 
 def test_unpaired_pools_and_two_directions_run_from_the_command_line(stubs: Path) -> None:

@@ -529,6 +529,7 @@ def test_sample_data_offers_a_synthetic_patient(widget: Any, monkeypatch: pytest
     for plane in planes:
         widget.panel.slices.adder.setCurrentNode(plane)
     assert widget.panel.slices.planes() == planes
+    assert all(plane.GetIsPlaneValid() for plane in planes)  # a run would refuse them otherwise
     assert widget.panel.slices.adder.currentNode() is None
 
 

@@ -31,6 +31,7 @@ _EXPORTED = {
         "QHBoxLayout",
         "QLabel",
         "QLineEdit",
+        "QListWidget",
         "QMessageBox",
         "QPlainTextEdit",
         "QProgressBar",
@@ -170,8 +171,16 @@ def _keep_none_alive() -> None:
         ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
+def _plain_file_dialogs() -> None:
+    """PythonQt gives the chosen path (or paths) alone, PySide6 the chosen filter beside it."""
+    for name in ("getOpenFileName", "getOpenFileNames", "getSaveFileName"):
+        original = getattr(QtWidgets.QFileDialog, name)
+        setattr(QtWidgets.QFileDialog, name, staticmethod(lambda *words, _ask=original: _ask(*words)[0]))
+
+
 _keep_none_alive()
 _publish()
+_plain_file_dialogs()
 
 
 def __getattr__(name: str) -> Any:

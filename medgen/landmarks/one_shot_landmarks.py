@@ -63,7 +63,7 @@ from medgen.errors import UserError
 from medgen.geometry import resample, sample_linear
 from medgen.jobs import Run
 from medgen.marked import Example, Reference, check, check_image, choose_voxel, make_reference
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
 from medgen.metrics import points as point_measures
 from medgen.pace import seconds_an_update
 from medgen.patches import Intensity, Vector, Volume, barycentre, fullest_window, second_moments, working_grid
@@ -86,7 +86,7 @@ class TrainConfig(Config):
 
     patch: int = Field(
         100, ge=24, le=400, multiple_of=2, description="Side of a slice and of the registered patch",
-        json_schema_extra=_paper(100, "px"),
+        json_schema_extra={**_paper(100, "px"), **lowers_memory()},
     )  # fmt: skip
     voxel: float = Field(
         0.0, ge=0, le=20, description="Voxel worked at; 0: the finest whose patch holds structure and landmarks",
@@ -105,7 +105,7 @@ class TrainConfig(Config):
     near_share: float = Field(
         0.0, ge=0, le=1, description="Share of them placed to cross the structure", json_schema_extra=_paper(0.0)
     )
-    batch_size: int = Field(9, ge=1, le=999, description="Slices an update")
+    batch_size: int = Field(9, ge=1, le=999, description="Slices an update", json_schema_extra=lowers_memory())
     transforms: int = Field(1000, ge=1, le=100_000, description="Most random transforms, if the loss keeps falling")
     learning_rate: float = Field(
         0.1, gt=0, le=1, description="Adam's first step size; 0.1 kills the units of most trainings, 0.001 does not",

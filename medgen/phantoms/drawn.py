@@ -52,7 +52,10 @@ def make(seed: int, slices: int = 6, **options: Any) -> dict[str, Any]:
             # Slicer takes a plane's directions from these two, not from "orientation".
             "objectToBase": flip,
             "baseToNode": [*np.column_stack([direction, centre]).ravel().tolist(), 0.0, 0.0, 0.0, 1.0],
-            "controlPoints": [],
+            # Without a placed point Slicer has no plane, wherever these say that it lies.
+            "controlPoints": [
+                {"id": "1", "label": f"drawn slice {number + 1}", "position": list(centre), "positionStatus": "defined"}
+            ],
         }
         for number, centre in enumerate(centres)
     ]

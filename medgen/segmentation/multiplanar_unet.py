@@ -60,7 +60,7 @@ from medgen.contours import (
 from medgen.errors import UserError
 from medgen.geometry import plane_in_grid
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
 from medgen.metrics.overlap import dice, mean_dice
 from medgen.nn.unet import UNet, parameter_count
 from medgen.pace import seconds_an_update
@@ -104,14 +104,23 @@ class TrainConfig(Config):
     )  # fmt: skip
     updates: int = Field(22400, ge=1, le=1_000_000, description="Gradient updates", json_schema_extra=_paper(22400))
     batch_size: int = Field(
-        4, ge=1, le=256, description="Planes an update (3D patches: one in four of them)", json_schema_extra=_paper(4)
+        4,
+        ge=1,
+        le=256,
+        description="Planes an update (3D patches: one in four of them)",
+        json_schema_extra={**_paper(4), **lowers_memory()},
     )
     base_width: int = Field(
-        64, ge=4, le=128, description="Channels of the network's first level", json_schema_extra=_paper(64)
+        64,
+        ge=4,
+        le=128,
+        description="Channels of the network's first level",
+        json_schema_extra={**_paper(64), **lowers_memory()},
     )
     window: int = Field(
-        256, ge=16, le=1024, multiple_of=16, description="Side of a training plane", json_schema_extra={"unit": "px"}
-    )
+        256, ge=16, le=1024, multiple_of=16, description="Side of a training plane",
+        json_schema_extra={"unit": "px", **lowers_memory()},
+    )  # fmt: skip
     # Below 24, three poolings leave less than a kernel of 3: torch 2.13's bf16 gradients are wrong there on a CPU.
     patch: int = Field(
         64,
@@ -122,7 +131,11 @@ class TrainConfig(Config):
         json_schema_extra=_paper(64, "voxel"),
     )
     max_voxels: int = Field(
-        64_000_000, ge=10_000, le=10**10, description="Most voxels of the isotropic grid that is worked on"
+        64_000_000,
+        ge=10_000,
+        le=10**10,
+        description="Most voxels of the isotropic grid that is worked on",
+        json_schema_extra=lowers_memory(),
     )
     learning_rate: float = Field(1e-5, gt=0, le=0.1, description="Adam's step size", json_schema_extra=_paper(1e-5))
     schedule: Literal["constant", "cosine"] = Field(

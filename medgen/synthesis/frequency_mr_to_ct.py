@@ -49,7 +49,7 @@ from medgen.errors import UserError
 from medgen.geometry import WorkingGrid, sample_linear
 from medgen.hounsfield import check_ct, check_not_ct, check_one_channel, tissues
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window
 from medgen.metrics import images
 from medgen.metrics.overlap import dice
 from medgen.nn.fcnet import FCNet
@@ -65,6 +65,7 @@ Base = Literal["u-net", "res-net", "fc-net"]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 LOWEST_HU, HIGHEST_HU = -1024.0, 2252.7  # the paper's range of CT values
+LEAST_WINDOW = 24
 _WINDOWS = 2  # run at once: one small window alone takes torch's slow path on CPUs, which takes three times as long
 _LEAST_COVERED = 0.25  # share of an MR that its CT must cover
 
@@ -86,7 +87,12 @@ class TrainConfig(Config):
         True, description="Second stage with a discriminator (on high frequencies)", json_schema_extra=_paper(True)
     )
     width: int = Field(
-        32, ge=4, le=128, multiple_of=2, description="C: channels the base network gives", json_schema_extra=_paper(32)
+        32,
+        ge=4,
+        le=128,
+        multiple_of=2,
+        description="C: channels the base network gives",
+        json_schema_extra={**_paper(32), **lowers_memory()},
     )
     kernel: int = Field(
         13,
@@ -105,9 +111,12 @@ class TrainConfig(Config):
     )
     sigma: float = Field(15.0, gt=0, le=100, description="Width of the Gaussian", json_schema_extra=_paper(15.0, "mm"))
     crop: int = Field(
-        64, ge=24, le=256, multiple_of=8, description="Side of a training crop", json_schema_extra=_paper(64, "voxel")
+        64, ge=24, le=256, multiple_of=8, description="Side of a training crop",
+        json_schema_extra={**_paper(64, "voxel"), **lowers_memory()},
+    )  # fmt: skip
+    batch_size: int = Field(
+        1, ge=1, le=64, description="Crops an update", json_schema_extra={**_paper(1), **lowers_memory()}
     )
-    batch_size: int = Field(1, ge=1, le=64, description="Crops an update", json_schema_extra=_paper(1))
     updates: int = Field(
         180_000, ge=1, le=10**7, description="Updates of the generator (paper: 5000 epochs of 36 pairs)",
         json_schema_extra=_paper(180_000),
@@ -165,7 +174,7 @@ class ApplyConfig(Config):
 
     window: int = Field(
         0, ge=0, le=512, multiple_of=8, description="Side of a window; 0: of the training's crops",
-        json_schema_extra=_paper(64, "voxel"),
+        json_schema_extra={**_paper(64, "voxel"), **memory_window(LEAST_WINDOW, 8, at_zero="crop")},
     )  # fmt: skip
     overlap: float = Field(0.5, ge=0, lt=0.95, description="Share of a window that the next one sees too")
     blend: Blend = Field(
@@ -613,6 +622,11 @@ def predict(
     )
 
 
+def window_side(config: ApplyConfig, trained: TrainConfig) -> int:
+    """Side of a window in voxels: no smaller than a training crop may be, nor than the kernel (see `TrainConfig`)."""
+    return max(config.window or trained.crop, LEAST_WINDOW, -(-trained.kernel // 8) * 8)
+
+
 def synthesise(
     network: nn.Module, image: Image, trained: TrainConfig, config: ApplyConfig, run: Run, air: float = 0.0
 ) -> Image:
@@ -623,7 +637,7 @@ def synthesise(
     check_mr(image)
     mr, grid = working_mr(image, trained.voxel)
     level = air_level(mr)
-    window = config.window or trained.crop
+    window = window_side(config, trained)
 
     def empty(seen: Tensor) -> bool:  # a few bright voxels are noise, or a wire
         return bool((seen > level).float().mean() < 1e-4)
@@ -763,7 +777,7 @@ class FrequencyMRToCT(Method):
         """Measured on this device: the real networks on a small crop, scaled to the run."""
         if isinstance(config, ApplyConfig):
             trained = TrainConfig(**({} if model is None else model.config))
-            side = config.window or trained.crop
+            side = window_side(config, trained)
             for case in cases:
                 check_mr(case.get("mr", Image))
             shapes = [_working_shape(case.get("mr", Image), trained.voxel) for case in cases]

@@ -15,7 +15,7 @@ from medgen.case import Case, Image, Mask, Plane, Segment
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, memory_window
 from medgen.training import CHECKPOINT
 
 IMAGE = Role("image", Kind.IMAGE, "The volume to segment")
@@ -38,9 +38,13 @@ class TrainConfig(Config):
 
 
 class ApplyConfig(Config):
-    """Only what the result depends on."""
+    """Only what the result depends on, and what it may need of memory."""
 
     shift: float = Field(0.0, ge=-100, le=100, description="Moves the threshold", json_schema_extra={"unit": "HU"})
+    window: int = Field(
+        64, ge=16, le=512, multiple_of=8, description="Side of a window", json_schema_extra=memory_window(16, 8)
+    )
+    room: int = Field(512, ge=0, le=512, description="The largest window that there is memory for")
 
 
 class InvertConfig(Config):
@@ -61,6 +65,7 @@ class Threshold(Method):
     group = "Segment"
     needs = "One volume with a structure drawn on one slice or more."
     limits = "Finds nothing that is not brighter than its surroundings."
+    phantoms = ("abdomen-ct-drawn",)
     operations = (
         Operation(
             "train",
@@ -95,6 +100,10 @@ class Threshold(Method):
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
     ) -> Estimate:
         """Four minutes, whatever comes; the slices along k that hold something when none was named."""
+        if isinstance(config, ApplyConfig):
+            if float(cases[0].get("image", Image).data.max()) < 0:
+                raise UserError("Everything is darker than nothing; choose a brighter image.")
+            return Estimate(seconds=20.0, memory_bytes=config.window**3 * 2**14, disk_bytes=2**20)
         suggested = {}
         if operation.name == "train" and cases and not cases[0].many("planes"):
             mask = cases[0].get("mask", Mask)
@@ -137,6 +146,8 @@ class Threshold(Method):
         """Voxels above the threshold."""
         image = case.get("image", Image)
         run.progress(0, 1, "segment")
+        if config.window > config.room:
+            raise torch.OutOfMemoryError
         labels = (image.data[0] > model.networks["threshold"]["value"] + config.shift).to(torch.int16)
         segment = Segment(1, model.settings["label"], (0.9, 0.3, 0.2))
         return Case({"mask": Mask(labels, image.affine, [segment], "structure")})
