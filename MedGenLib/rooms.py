@@ -42,4 +42,8 @@ def before_apply(panel: Any, layout: Any) -> list[Room]:
 
 def below(panel: Any, layout: Any) -> list[Room]:
     """Rooms below the progress of a run."""
-    return []
+    from MedGenLib.compareroom import CompareRoom
+    from MedGenLib.mergeroom import MergeRoom
+    from MedGenLib.resultsroom import ResultsRoom
+
+    return [MergeRoom(panel), ResultsRoom(panel, layout), CompareRoom(panel, layout)]

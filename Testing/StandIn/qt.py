@@ -139,6 +139,14 @@ def _publish() -> None:
     _patch_objects()
 
 
+def _save_dialog_as_in_pythonqt() -> None:
+    """PythonQt gives the path alone where PySide6 gives it with the filter."""
+    original = QtWidgets.QFileDialog.getSaveFileName
+    QtWidgets.QFileDialog.getSaveFileName = staticmethod(  # type: ignore[method-assign,assignment]
+        lambda *arguments: original(*arguments)[0]
+    )
+
+
 def _keep_none_alive() -> None:
     """PySide6 6.12 takes a reference to None away with every call that returns nothing (measured: 1000 calls of
     `label.setText` on Python 3.11 lose 1000). Where None is not immortal that ends in an abort after some thousands.
@@ -149,6 +157,7 @@ def _keep_none_alive() -> None:
 
 _keep_none_alive()
 _publish()
+_save_dialog_as_in_pythonqt()
 
 
 def __getattr__(name: str) -> Any:
