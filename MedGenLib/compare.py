@@ -408,4 +408,5 @@ def _difference_segmentation(case: Case) -> Any:
         segment.SetColor(*colour)
         segment.AddRepresentation(LABELMAP, image)
         node.GetSegmentation().AddSegment(segment)
+    node.SetDisplayVisibility(False)  # it would cover what it was made of
     return node

@@ -12,12 +12,12 @@ import slicer
 import slicer.util
 
 from MedGenLib import compare, provenance
+from MedGenLib.compareviews import Alone, SideBySide
 from MedGenLib.errors import MedGenLibError
 from MedGenLib.i18n import _
 from MedGenLib.rooms import Room
-from MedGenLib.sections import form, section, text_label
+from MedGenLib.sections import NARROW, form, section, text_label
 from MedGenLib.selectors import node_selector
-from MedGenLib.sidebyside import SideBySide
 from MedGenLib.takeback import history
 
 _ROWS = 12  # shown in the panel; the table node has all
@@ -46,10 +46,14 @@ class CompareRoom(Room):
         line.addWidget(self.compare, 1)
         line.addWidget(self.side, 1)
         inside.addLayout(line)
+        self.map = qt.QPushButton(_("Show the difference alone"))
+        self.map.checkable = True
+        self.map.connect("toggled(bool)", self._on_map)
+        inside.addWidget(self.map)
         self.numbers = text_label(rich=True)
         inside.addWidget(self.numbers)
         self.numbers.setVisible(False)
-        self.views = SideBySide()
+        self.views, self.alone = SideBySide(), Alone()
         self.nodes: dict[str, Any] = {}
         self._case: compare.Case | None = None
         self._found: compare.Found | BaseException | None = None
@@ -83,6 +87,8 @@ class CompareRoom(Room):
         self.compare.setToolTip(words or _("Numbers, a table and a difference map"))
         self.side.enabled = not words or self.views.shown
         self.side.setToolTip(words or _("Both in linked slice views; press again to go back"))
+        difference = self.nodes.get("difference")
+        self.map.setVisible(difference is not None and difference.GetScene() is not None)
 
     # --- views
 
@@ -94,6 +100,15 @@ class CompareRoom(Room):
             self.views.show(first, second, self._background(first) or self._background(second))
         self.side.text = _("Back to the views of before") if self.views.shown else _("Side by side")
         self._show_what_is_possible()
+
+    def _on_map(self, shown: bool) -> None:
+        difference = self.nodes.get("difference")
+        if shown and difference is not None:
+            pair = [self.first.currentNode(), self.second.currentNode()]
+            self.alone.show(difference, [node for node in pair if node is not None])
+        else:
+            self.alone.restore()
+        self.map.text = _("Hide the difference") if self.alone.shown else _("Show the difference alone")
 
     def _background(self, node: Any) -> Any:
         """The volume that a segmentation was drawn on, or that a result was made from."""
@@ -139,6 +154,7 @@ class CompareRoom(Room):
             return
         self._timer.stop()
         self._case = None
+        self.map.checked = False
         if isinstance(found, compare.Found):
             before = {node.GetID() for node in slicer.util.getNodes("*").values()}
             self.nodes = compare.publish(case, found)
@@ -161,17 +177,21 @@ class CompareRoom(Room):
         names = ", ".join(f"“{node.GetName()}”" for node in self.nodes.values())
         notes.append(_("New in the scene: {names}.").format(names=names))
         below = "<br>".join(html.escape(note) for note in notes)
-        return f"<p>{html.escape(found.headline)}</p><table>{head}{''.join(lines)}</table><p>{below}</p>"
+        table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+        return f"<p>{html.escape(found.headline)}</p>{table}<p>{below}</p>"
 
     def _say(self, text: str) -> None:
         self.numbers.text = text
         self.numbers.setVisible(True)
+        # Nested layouts do not always ask a wrapped label how high it is at its width: say it.
+        self.numbers.minimumHeight = self.numbers.heightForWidth(max(self.numbers.width, NARROW))
 
     def cleanup(self) -> None:
         """Nothing goes on."""
         self._timer.stop()
         self._case = None
         self.views.restore()
+        self.alone.restore()
 
 
 def _cell(value: Any) -> str:

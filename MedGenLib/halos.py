@@ -19,10 +19,10 @@ from MedGenLib.geometry import ijk_to_ras
 from MedGenLib.i18n import _
 
 ROLE = "MedGen.halos"  # the reference from the points to their model
-SIZE = "MedGen.voxel"  # mm that a ball of full confidence has as its radius
+SIZE = "MedGen.voxel"  # mm
 _PREFIX = "confidence "
 _COLOUR = (1.0, 0.65, 0.1)
-_LARGEST = 4.0  # times as large where there is no confidence at all
+_RADII = 0.75, 3.0  # in voxels, of full confidence and of none
 
 
 def voxel_of(volume: Any) -> float:
@@ -94,7 +94,7 @@ def update(points: Any) -> None:
         sure = min(1.0, max(0.0, confidence_of(points, number) or 0.0))
         ball = vtk.vtkSphereSource()
         ball.SetCenter(points.GetNthControlPointPositionWorld(number))
-        ball.SetRadius(voxel * (1 + (_LARGEST - 1) * (1 - sure)) * 1.5)
+        ball.SetRadius(voxel * (_RADII[0] + (_RADII[1] - _RADII[0]) * (1 - sure)))
         ball.SetThetaResolution(24)
         ball.SetPhiResolution(16)
         balls.AddInputConnection(ball.GetOutputPort())

@@ -95,7 +95,7 @@ def _window_of(node: Any, reference: Any) -> tuple[float, float]:
     if reference is not None and reference.IsA("vtkMRMLScalarVolumeNode") and reference.GetDisplayNode() is not None:
         other_low, other_high = _spread(reference)
         width = max(high - low, other_high - other_low)
-        if max(abs(low - other_low), abs(high - other_high)) <= width / 4:
+        if max(abs(low - other_low), abs(high - other_high)) <= width / 10:
             shown = reference.GetDisplayNode()
             return shown.GetWindow(), shown.GetLevel()
     return max(high - low, 1e-6), (high + low) / 2

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 import slicer
 import vtk
 
+from medgen import catalog
 from MedGenLib import fingerprint
 from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.i18n import _
@@ -196,12 +197,12 @@ def export(outputs: list[Output], path: Path) -> Path:
 def summary(record: Record) -> str:
     """What a person wants to know of a result, in a few lines of plain text."""
     model = record.get("model") or {}
+    known = catalog.entries().get(record["method"], {})
     inputs = ", ".join(
         f"{one['role']}: {one.get('name') or one.get('text') or one.get('file')}" for one in record.get("inputs", [])
     )
-    lines = [
-        _("{title} · {method}").format(title=record.get("title", record.get("operation", "")), method=record["method"])
-    ]
+    title, method = record.get("title", record["operation"]), known.get("title", record["method"])
+    lines = [_("{title} · {method}").format(title=title, method=method)]
     if model:
         words = _("Model {name} ({digest})")
         lines.append(words.format(name=model.get("name") or "", digest=str(model.get("digest"))[:12]))

@@ -89,10 +89,10 @@ class History:
             )
         keep = frozenset(identity for _name, identity in edits)
         scene = slicer.mrmlScene
+        self.steps.remove(step)  # first: nodes that go make a panel ask for `last`
         names = [*self._take_nodes(step, keep), *self._segment_names(step, keep)]
         if step.merged is not None and scene.GetNodeByID(step.merged.node) is not None:
             merge.undo(step.merged, keep)
-        self.steps.remove(step)
         return names
 
     # --- inside

@@ -1,4 +1,5 @@
-"""Two nodes in two linked slice views beside each other; afterwards everything as it was. No Qt of its own."""
+"""What is compared in the views: two nodes beside each other in linked slices, or their difference alone; afterwards
+everything is as it was. No Qt of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import slicer
+import slicer.util
 import vtk
 
 LEFT, RIGHT = "Red", "Yellow"  # the views of Slicer's layout “Side by side”
@@ -109,3 +111,49 @@ class SideBySide:
         right.SetOrientation(left.GetOrientation())  # views are linked only where this is the same
         right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
         right.UpdateMatrices()
+
+
+class Alone:
+    """Shows one node without the two that it was made of."""
+
+    def __init__(self) -> None:
+        self._visible: dict[str, int] = {}
+        self._backgrounds: dict[str, str | None] = {}
+        self._node: str = ""
+
+    @property
+    def shown(self) -> bool:
+        """Whether a node is shown."""
+        return bool(self._node)
+
+    def show(self, node: Any, others: list[Any]) -> None:
+        """Show a node and hide the others; a volume becomes the background of all slice views."""
+        self.restore()
+        self._node = node.GetID()
+        for one in others:
+            display = one.GetDisplayNode()
+            if display is not None and not one.IsA("vtkMRMLVolumeNode"):
+                self._visible[display.GetID()] = display.GetVisibility()
+                display.SetVisibility(False)
+        if not node.IsA("vtkMRMLVolumeNode"):
+            node.SetDisplayVisibility(True)
+            return
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            self._backgrounds[composite.GetID()] = composite.GetBackgroundVolumeID()
+            composite.SetBackgroundVolumeID(node.GetID())
+
+    def restore(self) -> None:
+        """As it was before."""
+        scene = slicer.mrmlScene
+        for identity, visible in self._visible.items():
+            display = scene.GetNodeByID(identity)
+            if display is not None:
+                display.SetVisibility(visible)
+        for identity, background in self._backgrounds.items():
+            composite = scene.GetNodeByID(identity)
+            if composite is not None:
+                composite.SetBackgroundVolumeID(background if background and scene.GetNodeByID(background) else None)
+        node = scene.GetNodeByID(self._node) if self._node else None
+        if node is not None and not node.IsA("vtkMRMLVolumeNode"):
+            node.SetDisplayVisibility(False)
+        self._visible, self._backgrounds, self._node = {}, {}, ""
