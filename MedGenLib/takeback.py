@@ -132,16 +132,16 @@ class History:
 
     def _take_nodes(self, step: Step, keep: frozenset[str]) -> list[str]:
         scene = slicer.mrmlScene
-        kept_with = _belonging(keep)
-        names = []
-        for identity, known in reversed(step.nodes.items()):
+        left = keep | _belonging(keep)
+        there = {identity: scene.GetNodeByID(identity) for identity in step.nodes if identity not in left}
+        names = [node.GetName() for one, node in there.items() if node is not None and step.nodes[one] is not None]
+        for node in there.values():  # first: a browser makes the node anew through which it plays a sequence
+            if node is not None:
+                _leave_browsers(node)
+        for identity in reversed(there):
             node = scene.GetNodeByID(identity)
-            if node is None or identity in keep or identity in kept_with:
-                continue
-            if known is not None:
-                names.insert(0, node.GetName())
-            _leave_browsers(node)
-            scratch.remove(scene, node)
+            if node is not None:
+                scratch.remove(scene, node)
         return names
 
     def _segment_names(self, step: Step, keep: frozenset[str]) -> list[str]:
@@ -161,7 +161,7 @@ def _print(node: Any) -> str | None:
     return fingerprint.of(node) if any(map(node.IsA, kinds)) and browser_of(node) is None else None
 
 
-def _belonging(keep: frozenset[str]) -> set[str]:
+def _belonging(keep: frozenset[str]) -> frozenset[str]:
     """Ids of the nodes that nodes refer to, and of those through which sequences are played."""
     found: set[str] = set()
     scene = slicer.mrmlScene
@@ -175,7 +175,7 @@ def _belonging(keep: frozenset[str]) -> set[str]:
             proxy = browser.GetProxyNode(node)
             if proxy is not None:
                 found |= {proxy.GetID(), *_belonging(frozenset([proxy.GetID()]))}
-    return found
+    return frozenset(found)
 
 
 def _browsers() -> list[Any]:

@@ -76,7 +76,8 @@ def test_results_are_listed_shown_and_taken_back_run_by_run(
     results.take_back.click()
     assert ids() == before and not results.take_back.enabled and results.nothing.visible
     apply(panel)
-    assert slicer.util.getNode("CT mask").GetSegmentation().ContainsRepresentation("Closed surface")  # remembered
+    (mask,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert mask.GetSegmentation().ContainsRepresentation("Closed surface")  # remembered
 
 
 def test_what_was_edited_since_is_left_after_a_question(
