@@ -56,6 +56,8 @@ def main(words: list[str]) -> int:
         model=arguments.model,
         name=arguments.name,
         tier=arguments.tier if arguments.tier in operation["tiers"] else None,
+        device=arguments.device,
+        precision=arguments.precision,
         seed=arguments.seed,
         wait=True,
         on_event=say,
@@ -98,6 +100,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--name", help="how a trained model is to be called")
     parser.add_argument("--tier", default="demo", help="smoke, demo or paper")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--precision", default="auto", choices=["auto", "32", "bf16"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="file of the result, or a folder for several")
     return parser.parse_args(words)

@@ -11,6 +11,7 @@ from typing import Any
 import slicer
 
 from medgen.errors import CANCELLED
+from MedGenLib import provenance
 from MedGenLib.errors import RunError
 from MedGenLib.i18n import _
 from MedGenLib.load import stamp
@@ -204,9 +205,11 @@ class FramesRun(MedGenRun):
     def _join(self, files: list[tuple[Path, int]], role: dict[str, Any], lead: Any, browser: Any) -> Any:
         reference = slicer.mrmlScene.GetNodeByID(self._reference_id) if self._reference_id else None
         values = [self._index_values[frame] for _path, frame in files]
-        records = [provenance_at(self._given[frame][role["name"]]) for _path, frame in files]
-        # The inputs and the time differ: those are for each frame's own node to say.
+        paths = [self._given[frame][role["name"]] for _path, frame in files]
+        records = [provenance.complete(provenance_at(path), self.context) for path in paths]
+        # The files and the time differ: those are for each frame's own node to say.
         common = {key: value for key, value in records[0].items() if all(one.get(key) == value for one in records)}
+        common |= {key: self.context[key] for key in ("inputs",) if self.context}
         node = join_sequence(
             [path for path, _frame in files],
             values,

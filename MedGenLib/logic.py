@@ -20,7 +20,7 @@ import slicer
 
 from medgen import catalog, models
 from medgen.errors import UserError
-from MedGenLib import frameruns, install
+from MedGenLib import frameruns, install, provenance
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
 from MedGenLib.plan import Plan, as_list, export_inputs, node_pools, reference_role, roles_of, write_collection
@@ -69,6 +69,7 @@ class MedGenLogic:
         cohort: str | Path | None = None,
         frames: str = "current",
         device: str = "auto",
+        precision: str = "auto",
         seed: int = 0,
         wait: bool = False,
         in_process: bool = False,
@@ -87,6 +88,7 @@ class MedGenLogic:
             cohort: CSV or collection.json, in place of inputs, for operations on a collection.
             frames: "current", or "all" for every frame of an image that a sequence browser plays, for operations on one
                 case: the results are sequences that join that browser. What is no sequence serves every frame.
+            precision: "auto", "32" or "bf16".
             wait: block until it is done (no dialog); otherwise the run goes on in its own process.
             in_process: run inside this Python, with the same results; implies `wait`.
             on_event: called with every event of the run ("progress", "log", "metric", …).
@@ -104,11 +106,15 @@ class MedGenLogic:
         options = {"name": name or "", "reference": _reference_node(plan.operation, given), "on_event": on_event}
         try:
             plan.settings, plan.tier, plan.device, plan.seed = dict(settings or {}), tier, device, seed
+            plan.precision = precision
             plan.model = _model_folder(model)
             if frames == "all":
                 run: MedGenRun = frameruns.prepare(plan, folder, given, log=_logger(on_event), **options)
             else:
                 run = MedGenRun(plan, folder, keep=keep, **options)
+            if run.makes_nodes:
+                chosen = {"tier": tier, "settings": plan.settings}
+                run.context = provenance.context(plan.operation, given, frames, **chosen)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

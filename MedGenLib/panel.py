@@ -15,7 +15,7 @@ import slicer.util
 import vtk
 
 from medgen import models
-from MedGenLib import cards, install, results, rooms
+from MedGenLib import cards, install, merge, results, rooms
 from MedGenLib.choices import Choices
 from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.estimate import Estimator
@@ -419,13 +419,9 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         failed = ""
         slicer.app.setOverrideCursor(qt.Qt.WaitCursor)  # nodes are written to files here
         try:
+            options = {"slug": self.entry["slug"], **self.run_options(operation), **options}
             run = self.logic.process(
-                self.entry["slug"],
-                operation["name"],
-                given,
-                on_event=self._on_early_event,
-                **self.run_options(operation),
-                **options,
+                operation=operation["name"], inputs=given, on_event=self._on_early_event, **options
             )
         except MedGenLibError as error:
             failed = str(error)
@@ -437,6 +433,12 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self._say_failed(failed)
             return
         self._follow(run)
+
+    def repeat(self, operation: dict[str, Any], given: dict[str, Any], notes: list[str], **options: Any) -> None:
+        """Start a run with options of its own instead of those chosen; `notes` go into its log."""
+        if self._have_packages():
+            self._start(operation, given, **options)
+            self._on_run_events([{"event": "log", "message": note} for note in notes])
 
     def _on_resume(self, checked: bool = False) -> None:
         names = self.logic.interrupted(self.entry["slug"])
@@ -501,10 +503,12 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             said.append(found["model"].name)
         background = next(iter(parameters.nodes(reference_role(roles_of(run.plan.operation)) or "")), None)
         results.show(found, background)
-        chosen = [] if isinstance(run, FramesRun) else parameters.nodes("output")
+        chosen = [] if isinstance(run, FramesRun) or run.apart else parameters.nodes("output")
         if chosen and gives_one_mask(run.plan.operation) and results.nodes_of(found):
             try:
-                results.add_segments(results.nodes_of(found)[0], chosen[0])
+                policy = parameters.text("merge") or merge.NEW
+                run.merged = merge.merge(results.nodes_of(found)[0], chosen[0], policy)
+                self._on_run_events([{"event": "log", "message": words} for words in run.merged.said])
                 said = [chosen[0].GetName()]
             except MedGenLibError as error:
                 self._say_failed(str(error))

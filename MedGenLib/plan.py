@@ -35,6 +35,7 @@ class Plan:
     tier: str | None = None
     device: str = "auto"
     seed: int = 0
+    precision: str = "auto"
     resume: bool = False
 
     def arguments(self) -> list[str]:
@@ -64,6 +65,7 @@ class Plan:
         words = ["--tier", self.tier] if self.tier else []
         for key, value in self.settings.items():
             words += ["--set", f"{key}={json.dumps(value)}"]
+        words += ["--precision", self.precision] if self.precision != "auto" else []
         return [*words, "--device", self.device, "--seed", str(self.seed)]
 
 

@@ -1,4 +1,4 @@
-"""Results in the views and in the segmentation that a person chose. No Qt of its own."""
+"""Results in the views. No Qt of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 import slicer
 import slicer.util
 
-from MedGenLib.errors import RunError
-from MedGenLib.i18n import _
+from MedGenLib import halos, looks
 
 
 def nodes_of(results: dict[str, Any]) -> list[Any]:
@@ -26,40 +25,48 @@ def show(results: dict[str, Any], background: Any) -> None:
     slicer.util.setSliceViewerLayers(background=shown, fit=True)
 
 
-def add_segments(source: Any, target: Any) -> list[str]:
-    """Move the segments of a result into a segmentation that is there already, as new segments; their ids.
-
-    Raises:
-        RunError: the target has a parent transform, so that its segments lie elsewhere than they are drawn.
-    """
-    if target.GetParentTransformNode() is not None:
-        raise RunError(
-            _("Segmentation “{name}” has a parent transform; harden it, or let the result be created new.").format(
-                name=target.GetName()
-            )
-        )
-    segmentation, wanted = source.GetSegmentation(), target.GetSegmentation()
-    added = []
-    for old in list(segmentation.GetSegmentIDs()):
-        name = _free_segment_name(wanted, segmentation.GetSegment(old).GetName())
-        copy = slicer.vtkSegmentation()
-        copy.SetSourceRepresentationName(segmentation.GetSourceRepresentationName())
-        copy.CopySegmentFromSegmentation(segmentation, old)
-        segment = copy.GetSegment(old)
-        segment.SetName(name)
-        new = wanted.GenerateUniqueSegmentID(name)
-        if not wanted.AddSegment(segment, new):
-            raise RunError(_("Segmentation “{name}” cannot take more segments.").format(name=target.GetName()))
-        added.append(new)
-    slicer.mrmlScene.RemoveNode(source)
-    return added
+def show_one(node: Any, segment: str = "") -> None:
+    """Bring one result into the views: volumes as background, tables and charts in their views, the rest by moving the
+    slices to it."""
+    if node.IsA("vtkMRMLTableNode"):
+        _show_table(node)
+    elif node.IsA("vtkMRMLVolumeNode"):
+        if slicer.app.layoutManager() is not None:
+            slicer.util.setSliceViewerLayers(background=node, fit=True)
+    elif node.IsA("vtkMRMLDisplayableNode"):
+        node.SetDisplayVisibility(True)
+        place = _place_of(node, segment)
+        if place is not None:
+            jump_to(place)
 
 
-def _free_segment_name(segmentation: Any, name: str) -> str:
-    """A name that no segment of a segmentation has yet."""
-    known = {segmentation.GetSegment(one).GetName() for one in segmentation.GetSegmentIDs()}
-    free, number = name, 1
-    while free in known:
-        number += 1
-        free = f"{name} {number}"
-    return free
+def jump_to(place: Any) -> None:
+    """Move all slice views to a position, RAS mm, and centre it."""
+    slicer.modules.markups.logic().JumpSlicesToLocation(*place, True)
+
+
+def _place_of(node: Any, segment: str) -> Any:
+    if segment:
+        return node.GetSegmentCenterRAS(segment)
+    if node.IsA("vtkMRMLMarkupsFiducialNode"):
+        placed = halos.placed(node)
+        return node.GetNthControlPointPositionWorld(placed[0]) if placed else None
+    bounds = [0.0] * 6
+    node.GetRASBounds(bounds)
+    return [(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)] if bounds[0] <= bounds[1] else None
+
+
+def _show_table(node: Any) -> None:
+    manager = slicer.app.layoutManager()
+    chart = looks.chart_of(node)
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    if chart is not None:
+        selection.SetActivePlotChartID(chart.GetID())
+        slicer.app.applicationLogic().PropagatePlotChartSelection()
+    else:
+        selection.SetActiveTableID(node.GetID())
+        slicer.app.applicationLogic().PropagateTableSelection()
+    if manager is not None:
+        layouts = slicer.vtkMRMLLayoutNode
+        wanted = layouts.SlicerLayoutFourUpTableView if chart is None else layouts.SlicerLayoutFourUpPlotView
+        manager.setLayout(wanted)

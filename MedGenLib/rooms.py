@@ -45,8 +45,12 @@ def before_apply(panel: Any, layout: Any) -> list[Room]:
 
 def below(panel: Any, layout: Any) -> list[Room]:
     """Rooms below the progress of a run."""
+    from MedGenLib.compareroom import CompareRoom
     from MedGenLib.doctorroom import DoctorRoom
+    from MedGenLib.mergeroom import MergeRoom
     from MedGenLib.modelsroom import ModelsRoom
+    from MedGenLib.resultsroom import ResultsRoom
 
+    seen: list[Room] = [MergeRoom(panel), ResultsRoom(panel, layout), CompareRoom(panel, layout)]
     models = ModelsRoom(panel, layout)
-    return [models, DoctorRoom(panel, layout, models)]
+    return [*seen, models, DoctorRoom(panel, layout, models)]

@@ -20,7 +20,7 @@ from medgen import models
 from medgen.cli import CHECKPOINT
 from medgen.errors import CANCELLED, OUR_FAULT
 from medgen.jobs import Job
-from MedGenLib import inprocess
+from MedGenLib import inprocess, looks, merge, provenance
 from MedGenLib.errors import MedGenLibError, RunError, plain
 from MedGenLib.i18n import _
 from MedGenLib.load import load_results
@@ -66,6 +66,10 @@ class MedGenRun:
         self.check = check
         self.name = name
         self.results: dict[str, Any] = {}
+        self.context: dict[str, Any] = {}  # what Slicer adds to the record of each result (MedGenLib.provenance)
+        self.added: list[str] = []  # ids of the nodes that came with the results
+        self.merged: merge.Merged | None = None  # what was done to a segmentation that was there
+        self.apart = False  # whether its results stay nodes of their own, whatever is chosen
         self.estimate: Event | None = None
         self.progress: Event | None = None
         self.state = "waiting"
@@ -102,6 +106,11 @@ class MedGenRun:
         self._job = job
         self.state = "running"
         return self
+
+    @property
+    def makes_nodes(self) -> bool:
+        """Whether any of its results is a node."""
+        return any(role["kind"] not in WITHOUT_NODE for role in self.plan.operation["outputs"])
 
     @property
     def running(self) -> bool:
@@ -189,13 +198,15 @@ class MedGenRun:
             self._on_event(event)
 
     def _end(self, state: str, message: str, exit_code: int | None, outputs: list[Event]) -> None:
-        makes_nodes = any(role["kind"] not in WITHOUT_NODE for role in self.plan.operation["outputs"])
-        if state == "done" and self._scene_closed and makes_nodes and not self.check:
+        if state == "done" and self._scene_closed and self.makes_nodes and not self.check:
             message = _("The scene was closed before the run ended, so its results were not loaded.")
             state, exit_code = "cancelled", CANCELLED
         try:
             if state == "done" and not self.check:
+                before = _node_ids()
                 self.results = self._load(outputs)
+                self._dress()
+                self.added = [identity for identity in _node_ids() if identity not in before]
         except MedGenLibError as error:
             state, message, exit_code = "failed", str(error), OUR_FAULT
         except OSError as error:
@@ -229,8 +240,17 @@ class MedGenRun:
                 results[role["name"]] = nodes if role["many"] else nodes[0]
         return results
 
+    def _dress(self) -> None:
+        """Make the results readable."""
+        reference = slicer.mrmlScene.GetNodeByID(self._reference_id) if self._reference_id else None
+        for role in self.plan.operation["outputs"]:
+            found = self.results.get(role["name"])
+            for node in found if isinstance(found, list) else [found]:
+                if hasattr(node, "GetID"):
+                    looks.dress(node, role, reference, self.plan.entry["slug"])
+
     def _load_role(self, path: Path, role: dict[str, Any], reference: Any) -> list[Any]:
-        record = provenance_at(path)
+        record = provenance.complete(provenance_at(path), self.context)
         nodes: list[Any] = []
         for file in result_files(path, role):
             nodes += load_results(
@@ -253,6 +273,12 @@ class MedGenRun:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(path), str(target))
         return target
+
+
+def _node_ids() -> list[str]:
+    """Ids of all nodes of the scene, in order."""
+    scene = slicer.mrmlScene
+    return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
 
 
 def can_resume(model: Path) -> bool:

@@ -134,18 +134,21 @@ def all_or_nothing(scene: Any) -> Iterator[None]:
     except BaseException:
         after = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
         for node in reversed(after):
-            if node not in before and scene.IsNodePresent(node):
-                _forget_item(scene, node)
-                scene.RemoveNode(node)
+            if node not in before:
+                remove(scene, node)
         raise
 
 
-def _forget_item(scene: Any, node: Any) -> None:
-    """Remove a node's subject hierarchy item: only the application's plugins would do so with the node."""
+def remove(scene: Any, node: Any) -> None:
+    """Remove a node, where it is still there, with its subject hierarchy item: only the application's plugins would
+    do so by themselves."""
+    if not scene.IsNodePresent(node):
+        return
     hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
     if item:
         hierarchy.RemoveItem(item, False, False)
+    scene.RemoveNode(node)
 
 
 def _missing_parents(folder: Path) -> list[Path]:

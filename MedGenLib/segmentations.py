@@ -88,7 +88,7 @@ def in_world(
         copy = copy_into(scratch, node)
         _keep_only(copy.GetSegmentation(), options.segments, name)
         _have_labelmaps(copy, name, placement, options, log)
-        if not _painted(copy.GetSegmentation()):
+        if not painted(copy.GetSegmentation()):
             _blank(copy, name, placement, options)
     _carry(copy, name, placement, log)
     return copy
@@ -101,10 +101,10 @@ def is_plain(node: Any) -> bool:
     """
     segmentation = node.GetSegmentation()
     stored = _stored_grid(segmentation)
-    grids = [*_layers(segmentation), *([stored] if stored is not None else [])]
+    grids = [*layers_of(segmentation), *([stored] if stored is not None else [])]
     matrices = [ijk_to_ras(grid) for grid in grids]
     one = all(is_right_angled(matrix) and _on_lattice(matrix, matrices[0]) for matrix in matrices)
-    return one and _painted(segmentation)
+    return one and painted(segmentation)
 
 
 def geometry_text(matrix: np.ndarray, extent: tuple[int, ...]) -> str:
@@ -141,7 +141,7 @@ def from_labels(image: vtk.vtkImageData, matrix: np.ndarray, colours: Any = None
                 segment.SetColor(rgba[:3])
             segment.SetName(colours.GetColorName(int(value)) or segment.GetName())
         else:
-            segment.SetColor(_label_colour(int(value)))
+            segment.SetColor(label_colour(int(value)))
         segment.AddRepresentation(LABELMAP, labels)
         segmentation.AddSegment(segment, f"Segment_{value}")
     segmentation.SetConversionParameter(_grid_parameter(), geometry_text(matrix, image.GetExtent()))
@@ -210,7 +210,7 @@ def _as_integers(image: vtk.vtkImageData) -> vtk.vtkImageData:
     return cast.GetOutput()
 
 
-def _label_colour(value: int) -> tuple[float, float, float]:
+def label_colour(value: int) -> tuple[float, float, float]:
     """A colour for a label without one: hues in golden steps, the same for the same label every time."""
     import colorsys
 
@@ -296,13 +296,14 @@ def _take_grid_of(segmentation: Any, reference: Any, placement: Placement) -> No
         segmentation.SetConversionParameter(_grid_parameter(), text)
 
 
-def _layers(segmentation: Any) -> list[Any]:
+def layers_of(segmentation: Any) -> list[Any]:
     """The distinct labelmaps (vtkOrientedImageData) with voxels; segments that do not overlap share one."""
     found = [segmentation.GetLayerDataObject(n, LABELMAP) for n in range(segmentation.GetNumberOfLayers(LABELMAP))]
     return [layer for layer in found if layer is not None and layer.GetPointData().GetScalars() is not None]
 
 
-def _painted(segmentation: Any) -> bool:
+def painted(segmentation: Any) -> bool:
+    """Whether any segment of a vtkSegmentation has a voxel."""
     for identity in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(identity)
         layer = segment.GetRepresentation(LABELMAP)
@@ -319,7 +320,7 @@ def _carry(copy: Any, name: str, placement: Placement, log: Callable[[str], None
     segmentation drawn on one volume's grid and then referred to another volume would leave with other voxels.
     """
     segmentation = copy.GetSegmentation()
-    layers = _layers(segmentation)
+    layers = layers_of(segmentation)
     matrices = [ijk_to_ras(layer) for layer in layers]
     finest = min(matrices, key=lambda matrix: abs(np.linalg.det(matrix[:3, :3])))
     extent = _common_extent(layers, matrices, finest, _stored_grid(segmentation))

@@ -13,7 +13,7 @@ import slicer
 import slicer.util
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
-from MedGenLib import frameruns
+from MedGenLib import again, frameruns, provenance, takeback
 from MedGenLib.errors import BoundaryError, MedGenLibError, RunError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
@@ -244,3 +244,32 @@ def test_masks_of_all_frames_do_not_go_into_one_segmentation(panel: Any, heart: 
     until(lambda: not panel.poller.busy)
     assert chosen.GetSegmentation().GetNumberOfSegments() == 1
     assert browser_of(slicer.util.getNode("Heart mask")) is browser_of(heart)
+
+
+def test_a_run_of_all_frames_is_taken_back_whole_and_repeated_exactly(heart: Any) -> None:
+    before, browser = scene_ids(), browser_of(heart)
+    run = MedGenLogic().process(SLUG, "invert", {"image": heart}, frames="all")
+    found = run.wait()["inverted"]
+    record = provenance.record_of(found)
+    assert record["frames"] == "all" and [one["name"] for one in record["inputs"]] == ["Heart"]
+    frames = browser.GetSequenceNode(found)
+    assert "sha256" in provenance.record_of(frames.GetNthDataNode(0))["inputs"][0]
+
+    history = takeback.History()
+    history.remember("Invert", run.added)
+    select(browser, 2)  # another frame in the node that shows it is no edit
+    assert history.edited() == []
+    frames.GetNthDataNode(0).GetImageData().GetPointData().GetScalars().SetComponent(0, 0, -5)
+    assert history.edited() == ["Heart inverted"]
+    assert history.take_back(leave_edited=True) == [] and found.GetScene() is not None
+    history.remember("Invert", run.added)
+    assert history.take_back() and scene_ids() == before
+    assert sequences_of(browser) == 1 and browser.GetProxyNode(browser.GetMasterSequenceNode()) is heart
+
+    wanted, notes = again.request(record)
+    assert wanted["frames"] == "all" and wanted["inputs"] == {"image": heart} and notes == []
+    select(browser, 0)  # which frame is shown does not matter
+    assert again.request(record)[0]["inputs"] == {"image": heart}
+    browser.GetMasterSequenceNode().GetNthDataNode(2).SetOrigin(1, 2, 3)
+    with pytest.raises(RunError, match="“Heart”, has changed"):
+        again.request(record)

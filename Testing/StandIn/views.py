@@ -158,8 +158,16 @@ class LayoutManager:
 
     def __init__(self, size: tuple[int, int] = (360, 330)) -> None:
         names = (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal"))
+        self.layout = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
         self._slices = {name: SliceView(name, orientation, size) for name, orientation in names}
         self._view = ThreeDView(size)
+
+    def setLayout(self, layout: int) -> None:
+        """Which views a picture shows: Red and Yellow beside each other, or all; other layouts need other views."""
+        self.layout = layout
+        side_by_side = layout == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
+        for name, view in self._slices.items():
+            view.node.SetMappedInLayout(1 if name != "Green" or not side_by_side else 0)
 
     def sliceViewNames(self) -> tuple[str, ...]:
         return tuple(self._slices)
@@ -197,13 +205,7 @@ class LayoutManager:
     def picture(self, panel: Any, path: Path) -> None:
         """Panel on the left, views on the right, as the desktop shows them."""
         left = _whole(panel)
-        rows = left.height() // 2
-        for view in (*self._slices.values(), self._view):
-            view.resize(int(rows * 0.95), rows)
-        self._view.resetFocalPoint()
-        shown = [self._slices["Red"].picture(), self._view.picture()]
-        below = [self._slices["Green"].picture(), self._slices["Yellow"].picture()]
-        views = np.ascontiguousarray(np.vstack([np.hstack(shown), np.hstack(below)]))
+        views = self._side_by_side(left.height()) if self._is_side_by_side() else self._four_up(left.height())
         right = qt.QImage(views.data, views.shape[1], views.shape[0], 3 * views.shape[1], qt.QImage.Format_RGB888)
         size = (left.width() + right.width(), max(left.height(), right.height()))
         whole = qt.QImage(*size, qt.QImage.Format_RGB888)
@@ -215,6 +217,24 @@ class LayoutManager:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not whole.save(str(path)):
             raise OSError(f"{path} could not be written")
+
+    def _is_side_by_side(self) -> bool:
+        return self.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
+
+    def _four_up(self, height: int) -> np.ndarray:
+        rows = height // 2
+        for view in (*self._slices.values(), self._view):
+            view.resize(int(rows * 0.95), rows)
+        self._view.resetFocalPoint()
+        shown = [self._slices["Red"].picture(), self._view.picture()]
+        below = [self._slices["Green"].picture(), self._slices["Yellow"].picture()]
+        return np.ascontiguousarray(np.vstack([np.hstack(shown), np.hstack(below)]))
+
+    def _side_by_side(self, height: int) -> np.ndarray:
+        pair = [self._slices["Red"], self._slices["Yellow"]]
+        for view in pair:
+            view.resize(height // 2, height // 2)
+        return np.ascontiguousarray(np.hstack([view.picture() for view in pair]))
 
 
 def _whole(panel: Any) -> Any:
