@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import __version__, bundle, cohort, io, prepare
+from medgen import __version__, bundle, cohort, io, modelfacts, prepare
 from medgen.bundle import Model
 from medgen.case import Case, Cohort
 from medgen.errors import OutOfMemory, UserError
@@ -73,6 +73,8 @@ def perform(
     result = within_memory(lambda: method.perform(operation, given, config, run, model))
     if prepared is not None:
         result = prepare.finish_case(result, prepared)
+    if operation.scope == "collection":
+        modelfacts.complete(result, method, operation, given, config, run, measure_rows, summary)
     run.check_cancelled()
     record = provenance(method, operation, config, run, used, model, time.time() - began)
     return targets.write(result, record, run)
@@ -314,7 +316,16 @@ def evaluate(
     columns = [*operation.inputs, *(replace(role, optional=True) for role in outputs if role.name not in taken)]
     columns += [replace(role, name=name, optional=True) for name, role in truths.items()]
     rows = cohort.read_pool(path, Pool("cases", tuple(columns)))
-    rows = [row for row in rows if row.split == "test"] or rows
+    return measure_rows(method, model, [row for row in rows if row.split == "test"] or rows, operation, config, run)
+
+
+def measure_rows(
+    method: Method, model: Model | None, rows: list[cohort.Row], operation: Operation, config: Config, run: Run
+) -> list[dict[str, Any]]:
+    """The method's own measures for rows that hold the operation's inputs and what it should give."""
+    outputs = [role for role in operation.outputs if role.kind is not Kind.MODEL]
+    truths = {f"truth_{role.name}": role for role in outputs}
+    taken = {role.name for role in operation.inputs}
     results = []
     for index, row in enumerate(rows):
         run.progress(index, len(rows), "evaluate")

@@ -43,7 +43,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -281,6 +281,7 @@ class Example:
     mask: Tensor
     centre: Vector
     reach: float = 0.0
+    files: dict[str, list[str]] = field(default_factory=dict)
 
 
 def choose_voxel(reference: Case, config: TrainConfig) -> float:
@@ -308,7 +309,7 @@ def _example(case: Case, voxel: float, intensity: Intensity | None) -> Example:
             "give a smaller “voxel”."
         )
     reach = 2 * math.sqrt(float(np.trace(second_moments(share, volume.affine)))) / volume.voxel
-    return Example(volume, share, barycentre(share, volume.affine), reach)
+    return Example(volume, share, barycentre(share, volume.affine), reach, case.files)
 
 
 def check(reference: Case, validation: Case, config: TrainConfig, log: Callable[[str], None]) -> Case:
@@ -469,6 +470,7 @@ class Fit:
         stride = config.validation_stride
         self.shown = torch.cat([slices_along(crop.data, axis, stride) for axis in range(3)])
         self.drawn = torch.cat([slices_along(mask.data, axis, stride) for axis in range(3)]) >= 0.5
+        self.crop, self.files = crop, validation.files
 
     def fit(self) -> None:
         """Train until the validation loss rises."""
@@ -509,6 +511,12 @@ class Fit:
         loss = total / self.drawn.numel()
         self.run.metric("validation_loss", loss, transform)
         self.patience.note(self.best.offer(-loss, transform, self.average.network))
+        self.run.preview("structure", self._seen, transform, files=self.files, measure={"validation loss": loss})
+
+    def _seen(self) -> Mask:
+        """Where the mean of the weights sees the structure in the validation volume."""
+        joint = joint_probability(self.average.network, self.crop.data, self.run, self.config.validation_stride)
+        return Mask((joint > _JOINT).to(torch.int16), self.crop.affine, [Segment(1, "structure")], "preview")
 
 
 # --- localisation (equation 1, algorithm 2)
