@@ -22,6 +22,9 @@ class Room:
     def run_started(self, run: Any) -> None:
         """A run that the panel started."""
 
+    def run_events(self, events: list[dict[str, Any]]) -> None:
+        """What the run that is going on has said (`medgen.jobs`)."""
+
     def run_ended(self, run: Any) -> None:
         """A run is over, well or not; its results are in the scene."""
 
@@ -37,7 +40,9 @@ class Room:
 
 def before_apply(panel: Any, layout: Any) -> list[Room]:
     """Rooms between Train and Apply."""
-    return []
+    from MedGenLib import traincases, trainwatch  # here: they derive from Room
+
+    return [traincases.TrainCases(panel, panel.train.cases), trainwatch.TrainWatch(panel, layout)]
 
 
 def below(panel: Any, layout: Any) -> list[Room]:

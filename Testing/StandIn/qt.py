@@ -21,6 +21,7 @@ _EXPORTED = {
     QtCore: ["QObject", "QTimer", "Qt", "QSettings", "QSize", "QEvent", "QUrl"],
     QtGui: ["QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices"],
     QtWidgets: [
+        "QAbstractItemView",
         "QApplication",
         "QCheckBox",
         "QComboBox",
@@ -28,6 +29,7 @@ _EXPORTED = {
         "QFormLayout",
         "QFrame",
         "QHBoxLayout",
+        "QHeaderView",
         "QLabel",
         "QLineEdit",
         "QMessageBox",
@@ -38,6 +40,7 @@ _EXPORTED = {
         "QSizePolicy",
         "QSlider",
         "QSpinBox",
+        "QTableWidget",
         "QToolButton",
         "QVBoxLayout",
         "QWidget",
