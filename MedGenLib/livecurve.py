@@ -151,7 +151,7 @@ class Points:
         if len(self._waiting) >= self._each:
             self._kept.append(_mean(self._waiting))
             self._waiting = []
-        if len(self._kept) > MOST_POINTS:
+        if len(self._kept) >= MOST_POINTS:
             self._kept = [_mean(self._kept[first : first + 2]) for first in range(0, len(self._kept), 2)]
             self._each *= 2
 

@@ -17,7 +17,7 @@ from MedGenLib.sections import fill, text_label
 from MedGenLib.selectors import node_selector, role_help, role_label
 from MedGenLib.trainingcases import SPLITS, TrainingCase
 
-_ROW = 28  # pixels
+_ROW, _HEADER = 28, 22  # pixels
 _ROWS = 6  # more are scrolled to
 _SHOWN = 8  # proposals that are written out
 
@@ -165,7 +165,9 @@ class CaseTable:
         self.table = qt.QTableWidget()
         self.table.verticalHeader().setVisible(False)
         self.table.setSelectionMode(qt.QAbstractItemView.NoSelection)
+        self.table.setShowGrid(False)
         self.table.horizontalHeader().setMinimumSectionSize(24)
+        self.table.horizontalHeader().setFixedHeight(_HEADER)
         layout.addWidget(self.table)
         row = qt.QHBoxLayout()
         self.add, self.match = qt.QPushButton(_("Add case")), qt.QPushButton(_("Add all matching…"))
@@ -232,7 +234,7 @@ class CaseTable:
         for column, width in ((len(titles) - 2, 92), (len(titles) - 1, 26)):
             header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
             self.table.setColumnWidth(column, width)
-        self.table.setFixedHeight(_ROW * (1 + max(1, min(len(numbers), _ROWS))) + 4)
+        self.table.setFixedHeight(_HEADER + _ROW * max(1, min(len(numbers), _ROWS)) + 4)
 
     def _widgets(self, number: int) -> dict[str, Any]:
         """A row's widgets by column, from the left."""

@@ -13,13 +13,13 @@ from medgen import io
 from medgen.case import Affine, Image, Mask, Points
 from medgen.method import Kind
 
-MOST_VOXELS = 2_000_000
+MOST_VOXELS = 1_000_000
 
 
 def write(value: Image | Mask | Points, role: str, folder: Path, number: int) -> tuple[Path, Kind]:
     """Write a preview into a run's folder; its path and kind.
 
-    Masks are cut to what they hold, and images and masks of more than 2 million voxels are thinned. Files alternate
+    Masks are cut to what they hold, and images and masks of more than a million voxels are thinned. Files alternate
     between two names, so that a reader of the last one is not disturbed.
     """
     kind = Kind.MASK if isinstance(value, Mask) else Kind.IMAGE if isinstance(value, Image) else Kind.POINTS
