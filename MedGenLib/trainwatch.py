@@ -7,7 +7,7 @@ from typing import Any
 import qt
 import slicer
 
-from MedGenLib import livecurve, previews, trainingcases
+from MedGenLib import cards, livecurve, previews, trainingcases
 from MedGenLib.i18n import _
 from MedGenLib.rooms import Room
 from MedGenLib.sections import section, text_label
@@ -111,7 +111,7 @@ class TrainWatch(Room):
     def _say(self) -> None:
         lines = []
         for name, (step, value) in (self.curve.last if self.curve is not None else {}).items():
-            words = name.replace("_", " ").capitalize()
+            words = cards.sentence(name.replace("_", " "))
             lines.append(_("{name}: {value:.4g} at step {step}").format(name=words, value=value, step=step))
         self.figures.text = "\n".join(lines) or _("The first figures come in a moment.")
         shown = self.preview.shown

@@ -169,7 +169,7 @@ def card(record: dict[str, Any]) -> str:
     lines = [f"# {record['name']}", "", entry["sentence"], "", "**Research use only. Not for clinical use.**", ""]
     lines += [f"- Method: {record['slug']} ({entry['citation']}, {entry['url']})"]
     lines += [f"- Trained: {record['created']} with MedGen {record['medgen']}"]
-    lines += [f"- {key.replace('_', ' ').capitalize()}: {_plain(value)}" for key, value in facts.items()]
+    lines += [f"- {key[:1].upper()}{key[1:].replace('_', ' ')}: {_plain(value)}" for key, value in facts.items()]
     if record["patient_data"]:
         lines += ["- **Contains patient data** (a reference image travels inside): do not pass it on without consent."]
     else:

@@ -24,7 +24,8 @@ def write(value: Image | Mask | Points, role: str, folder: Path, number: int) ->
     """
     kind = Kind.MASK if isinstance(value, Mask) else Kind.IMAGE if isinstance(value, Image) else Kind.POINTS
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"preview_{role}_{number % 2}{io.ENDINGS[kind]}"
+    ending = ".nrrd" if kind is Kind.IMAGE else io.ENDINGS[kind]  # not compressed: it is read at once, and replaced
+    path = folder / f"preview_{role}_{number % 2}{ending}"
     io.write(smaller(value), kind, path)
     return path, kind
 
