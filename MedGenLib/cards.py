@@ -30,7 +30,7 @@ def model_card(record: dict[str, Any]) -> str:
     """When a model was trained, on what, how well, and whether it carries patient data."""
     when = str(record.get("created", "")).replace("T", " ").removesuffix("Z")
     lines = [_("Trained {when} (UTC), {size}").format(when=when, size=file_size(record["bytes"]))]
-    lines += [f"{key.replace('_', ' ').capitalize()}: {plain(value)}" for key, value in record.get("facts", {}).items()]
+    lines += [f"{sentence(key.replace('_', ' '))}: {plain(value)}" for key, value in record.get("facts", {}).items()]
     if record.get("patient_data"):
         lines.append(_("Contains patient data: do not pass it on without consent."))
     return "<br>".join(html.escape(line) for line in lines)
@@ -100,6 +100,11 @@ def _badge() -> str:
 def model_name(record: dict[str, Any]) -> str:
     """The name of a model's folder."""
     return Path(record["folder"]).name
+
+
+def sentence(words: str) -> str:
+    """Words as a sentence begins, with names and units (MAE, HU) as they are."""
+    return words[:1].upper() + words[1:]
 
 
 def plain(value: Any) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from MedGenLib import trainingcases
 from MedGenLib.export import NODE_CLASSES
 from MedGenLib.frameruns import leading_image
 from MedGenLib.parameters import Parameters
 from MedGenLib.plan import node_pools, roles_of
 
+PREVIEW_SECONDS = 5.0  # a preview takes the training's time
 TIER = "demo"  # what the command line takes when no tier is named
 
 
@@ -54,11 +56,26 @@ class Choices:
         """The chosen tier."""
         return self.parameters().text("tier") or TIER
 
+    def sources(self) -> list[str]:
+        """What training can learn from: "nodes" (the inputs chosen), "cases" (several, from the scene), "file"."""
+        if self.training is None:
+            return []
+        nodes, cases = node_pools(self.training), trainingcases.case_pools(self.training)
+        return [*(["nodes"] if nodes else []), *(["cases"] if cases else []), "file"]
+
+    @property
+    def source(self) -> str:
+        """What training learns from: the chosen one, else the first there is; empty without a training."""
+        chosen, offered = self.parameters().text("source"), self.sources()
+        return chosen if chosen in offered else next(iter(offered), "")
+
     def trains_from_nodes(self) -> bool:
-        """Whether training takes the chosen nodes (or else a table of cases)."""
-        return (
-            self.training is not None and bool(node_pools(self.training)) and self.parameters().text("source") != "file"
-        )
+        """Whether training takes the chosen nodes (or else several cases, or a table of them)."""
+        return self.source == "nodes"
+
+    def training_cases(self) -> list[trainingcases.TrainingCase] | None:
+        """The cases of the scene that training learns from; None where it learns from something else."""
+        return trainingcases.read(self.parameters()) if self.source == "cases" else None
 
     def roles(self) -> list[dict[str, Any]]:
         """The roles to be filled with nodes, each name once."""
@@ -85,6 +102,10 @@ class Choices:
         ):
             return None
         return "all" if self.parameters().text("frames") == "all" else "current"
+
+    def previews(self) -> float | None:
+        """Seconds between previews of a training; None where the person wants none."""
+        return None if self.parameters().text("previews") == "no" else PREVIEW_SECONDS
 
     def run_options(self, operation: dict[str, Any]) -> dict[str, Any]:
         """Settings, tier and device of a run, as `MedGenLogic.process` takes them."""

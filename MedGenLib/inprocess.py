@@ -37,7 +37,8 @@ def perform(plan: Plan, on_event: Callable[[Event], None]) -> list[Event]:
         config = operation.configure(tier, plan.settings)
         model = None if plan.model is None else bundle.load(plan.model, expect=method.slug)
         with tempfile.TemporaryDirectory(prefix="medgen-", ignore_cleanup_errors=True) as scratch:
-            run = Run(Path(scratch), device=plan.device, seed=plan.seed, precision=plan.precision, emit=emit)
+            options: dict[str, Any] = {"device": plan.device, "seed": plan.seed, "precision": plan.precision}
+            run = Run(Path(scratch), previews=plan.previews, emit=emit, **options)
             execute.perform(
                 method, operation, config, run, plan.out, files=[plan.files], collection=plan.cohort, model=model
             )

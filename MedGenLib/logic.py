@@ -20,7 +20,7 @@ import slicer
 
 from medgen import catalog, models
 from medgen.errors import UserError
-from MedGenLib import frameruns, install, provenance
+from MedGenLib import frameruns, install, provenance, trainingcases
 from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
 from MedGenLib.plan import Plan, as_list, export_inputs, node_pools, reference_role, roles_of, write_collection
@@ -67,10 +67,12 @@ class MedGenLogic:
         model: str | Path | None = None,
         name: str | None = None,
         cohort: str | Path | None = None,
+        cases: list[Any] | None = None,
         frames: str = "current",
         device: str = "auto",
         precision: str = "auto",
         seed: int = 0,
+        previews: float | None = None,
         wait: bool = False,
         in_process: bool = False,
         on_event: Callable[[Event], None] | None = None,
@@ -86,9 +88,13 @@ class MedGenLogic:
             model: name or folder of a trained model.
             name: how the resulting node, or the trained model, is called.
             cohort: CSV or collection.json, in place of inputs, for operations on a collection.
+            cases: several cases of the scene, in place of inputs, for operations on a collection: dictionaries of
+                role -> node or path beside "subject", "split" and, where there are several pools, "pool"; or
+                `TrainingCase`s.
             frames: "current", or "all" for every frame of an image that a sequence browser plays, for operations on one
                 case: the results are sequences that join that browser. What is no sequence serves every frame.
             precision: "auto", "32" or "bf16".
+            previews: seconds between "preview" events of a training; none where it is left out.
             wait: block until it is done (no dialog); otherwise the run goes on in its own process.
             in_process: run inside this Python, with the same results; implies `wait`.
             on_event: called with every event of the run ("progress", "log", "metric", …).
@@ -102,11 +108,11 @@ class MedGenLogic:
             frameruns.check(self.operation(slug, operation)[1], given)
         elif frames != "current":
             raise RunError(_("“{frames}” is no choice of frames; say current or all.").format(frames=frames))
-        plan, folder, keep = self._plan(slug, operation, given, name, cohort, on_event)
+        plan, folder, keep = self._plan(slug, operation, given, name, cohort, on_event, cases=cases)
         options = {"name": name or "", "reference": _reference_node(plan.operation, given), "on_event": on_event}
         try:
             plan.settings, plan.tier, plan.device, plan.seed = dict(settings or {}), tier, device, seed
-            plan.precision = precision
+            plan.precision, plan.previews = precision, previews
             plan.model = _model_folder(model)
             if frames == "all":
                 run: MedGenRun = frameruns.prepare(plan, folder, given, log=_logger(on_event), **options)
@@ -154,6 +160,7 @@ class MedGenLogic:
         cohort: str | Path | None,
         on_event: Callable[[Event], None] | None,
         check: bool = False,
+        cases: list[Any] | None = None,
     ) -> tuple[Plan, Path, bool]:
         """The plan, the folder of its files, and whether that folder outlives a run that did not end well."""
         entry, operation = self.operation(slug, operation_name)
@@ -170,6 +177,10 @@ class MedGenLogic:
         shutil.rmtree(folder / "inputs", ignore_errors=True)
         try:
             log = _logger(on_event)
+            if cases is not None:
+                given = trainingcases.as_cases(operation, cases)
+                plan.cohort = trainingcases.export_cases(operation, given, folder / "inputs", log)
+                return plan, folder, resumable
             files = export_inputs(operation, inputs, folder / "inputs", log)
             if operation["scope"] == "collection":
                 if not node_pools(operation):
@@ -179,6 +190,7 @@ class MedGenLogic:
                         )
                     )
                 plan.cohort = write_collection(operation, files, folder / "inputs")
+                trainingcases.write_origins(folder / "inputs", trainingcases.origins_of(files, inputs))
             else:
                 plan.files = files
         except BaseException:
@@ -202,13 +214,15 @@ class MedGenLogic:
                 names.append(name)
         return names
 
-    def resume(self, name: str, *, on_event: Callable[[Event], None] | None = None) -> MedGenRun:
+    def resume(
+        self, name: str, *, previews: float | None = None, on_event: Callable[[Event], None] | None = None
+    ) -> MedGenRun:
         """Let an interrupted training go on, with the settings and cases it was started with."""
         file = models.folder() / f"{name}.training" / "job.json"
         try:
             job = json.loads(file.read_text("utf-8"))
             entry, operation = self.operation(job["method"], job["operation"])
-            plan = Plan(entry, operation, models.folder() / name, resume=True)
+            plan = Plan(entry, operation, models.folder() / name, resume=True, previews=previews)
             plan.cohort, plan.settings, plan.seed = Path(job["cohort"]), job["config"], job["seed"]
         except (OSError, ValueError, KeyError, TypeError):
             raise RunError(_("There is no interrupted training “{name}”; train anew.").format(name=name)) from None

@@ -15,7 +15,7 @@ import slicer.util
 import vtk
 
 from medgen import models
-from MedGenLib import cards, install, merge, results, rooms
+from MedGenLib import cards, install, merge, results, rooms, trainingcases
 from MedGenLib.choices import Choices
 from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.estimate import Estimator
@@ -23,7 +23,7 @@ from MedGenLib.frameruns import FramesRun
 from MedGenLib.i18n import _
 from MedGenLib.logic import MedGenLogic, missing_inputs
 from MedGenLib.parameters import Parameters
-from MedGenLib.plan import node_pools, reference_role, roles_of
+from MedGenLib.plan import reference_role, roles_of
 from MedGenLib.polling import Poller
 from MedGenLib.runs import MedGenRun
 from MedGenLib.sections import ApplySection, MethodSection, RunSection, TrainSection, fill, gives_one_mask, section
@@ -125,6 +125,11 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         # Later, when the node selectors have also heard of it: what they lose meanwhile is not the person's choice.
         qt.QTimer.singleShot(0, self._thaw)
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the scene changes under the selectors: what they lose meanwhile is not the person's choice."""
+        return self._frozen
+
     def _freeze(self, frozen: bool) -> None:
         self._frozen = frozen
         if self.selectors is not None:
@@ -206,9 +211,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.train.button.setVisible(self.training is not None)
         if self.training is None:
             return
-        only_file = not node_pools(self.training)
-        from_nodes = self.trains_from_nodes()
-        self.train.show_source(from_nodes, only_file)
+        self.train.show_source(self.source, self.sources())
         _show_text(self.train.cohort, "currentPath", parameters.text("cohort"))
         _show_text(self.train.name, "text", parameters.text("name"))
         self.train.name.placeholderText = self.logic.free_model_name(self.entry["slug"])
@@ -250,9 +253,11 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         """Why training cannot start now, for the tooltip; empty when it can."""
         if self.training is None:
             return _("This method is not trained.")
-        from_nodes = self.trains_from_nodes()
-        if not from_nodes and not self.parameters().text("cohort"):
+        from_nodes, cases = self.trains_from_nodes(), self.training_cases()
+        if self.source == "file" and not self.parameters().text("cohort"):
             return _("Choose a table of cases.")
+        if cases is not None and (reason := trainingcases.why_not(self.training, cases)):
+            return reason
         missing = missing_inputs(self.training, self.inputs(self.training)) if from_nodes else []
         if missing:
             return _("Choose: {roles}.").format(roles=", ".join(missing))
@@ -327,7 +332,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.parameters().set_nodes("output", [] if node is None else [node])
 
     def _on_source(self, index: int) -> None:
-        self.parameters().set_text("source", "file" if index == 1 else "nodes")
+        if 0 <= index < len(self.train.sources):
+            self.parameters().set_text("source", self.train.sources[index])
 
     def _on_tier(self, tier: str) -> None:
         parameters = self.parameters()
@@ -351,12 +357,13 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self.estimator.forget()
             self._say_time(_("The time is estimated once MedGen's packages are installed."))
             return
-        cohort = None if self.trains_from_nodes() else self.parameters().text("cohort")
-        given = self.inputs(training) if cohort is None else {}
-        if cohort == "" or (cohort is None and missing_inputs(training, given)):
+        cohort = self.parameters().text("cohort") if self.source == "file" else None
+        given, cases = self.inputs(training) if self.trains_from_nodes() else {}, self.training_cases()
+        unready = trainingcases.why_not(training, cases) if cases is not None else cohort == ""
+        if unready or (self.trains_from_nodes() and missing_inputs(training, given)):
             self.estimator.forget()
             self._say_time("")
-        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training)):
+        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training), cases):
             if self.slices is not None:
                 self.slices.suggest(None)
             self._say_time(_("Estimating the time…"))
@@ -398,10 +405,11 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if training is None or not self._have_packages():
             return
         parameters = self.parameters()
-        cohort = None if self.trains_from_nodes() else parameters.text("cohort")
-        given = self.inputs(training) if cohort is None else {}
+        cohort = parameters.text("cohort") if self.source == "file" else None
+        given = self.inputs(training) if self.trains_from_nodes() else {}
         name = parameters.text("name") or self.logic.free_model_name(self.entry["slug"])
-        self._start(training, given, name=name, cohort=cohort)
+        watched = {"cases": self.training_cases(), "previews": self.previews()}
+        self._start(training, given, name=name, cohort=cohort, **watched)
 
     def _on_apply(self, checked: bool = False) -> None:
         operation = self.operation
@@ -446,7 +454,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             return
         self.estimator.pause()
         try:
-            run = self.logic.resume(names[-1])
+            run = self.logic.resume(names[-1], previews=self.previews())
         except MedGenLibError as error:
             self._say_failed(str(error))
             return
@@ -474,6 +482,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             self._early.append(event)
 
     def _on_run_events(self, events: list[dict[str, Any]]) -> None:
+        for room in self.rooms:
+            room.run_events(events)
         for event in events:
             if event["event"] == "progress":
                 self.run.progress(self._title, event)

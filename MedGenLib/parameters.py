@@ -15,7 +15,8 @@ class Parameters:
     def text(self, key: str) -> str:
         """A parameter, empty when it is not there.
 
-        Keys: method, operation, tier, device, model, source, cohort, frames ("current" or "all").
+        Keys: method, operation, tier, device, model, source ("nodes", "cases" or "file"), cohort, previews ("no"),
+        frames ("current" or "all").
         """
         return str(self.node.GetParameter(key) or "")
 

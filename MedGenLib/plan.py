@@ -37,6 +37,7 @@ class Plan:
     seed: int = 0
     precision: str = "auto"
     resume: bool = False
+    previews: float | None = None  # seconds between previews of a training; None: none
 
     def arguments(self) -> list[str]:
         """The command line after `python -m medgen`."""
@@ -48,7 +49,8 @@ class Plan:
             words += ["--model", str(self.model)] if self.model is not None else []
             words += ["--cohort", str(self.cohort)] if self.cohort is not None else []
             words += self._inputs()
-        return [*words, "-o", str(self.out), *self._options(), *(["--resume"] if self.resume else [])]
+        words += ["-o", str(self.out), *self._options(), *(["--resume"] if self.resume else [])]
+        return [*words, *(["--previews", f"{self.previews:g}"] if self.previews is not None else [])]
 
     def check_arguments(self) -> list[str]:
         """The command line that checks the inputs and estimates the time without running."""
@@ -138,11 +140,11 @@ def export_inputs(
     may_be_empty = operation["scope"] != "collection"
     files: dict[str, list[str]] = {}
     for _pool, group in _groups(operation):
-        files |= _export_group(group, inputs, folder, may_be_empty, log, complete)
+        files |= export_group(group, inputs, folder, may_be_empty, log, complete)
     return files
 
 
-def _export_group(
+def export_group(
     roles: list[dict[str, Any]], inputs: dict[str, Any], folder: Path, may_be_empty: bool, log: Any, complete: bool
 ) -> dict[str, list[str]]:
     """The files of roles that share a grid."""
@@ -171,7 +173,7 @@ def _as_path(value: Any, role: dict[str, Any], folder: Path, reference: Any, may
     return str(export_node(value, folder, role["name"], role["kind"], **options))
 
 
-def _cell(paths: list[str]) -> str:
+def cell(paths: list[str]) -> str:
     """The files of one role: separated by `;`, or as JSON where a folder's own name has one."""
     return json.dumps(paths) if len(paths) > 1 and any(";" in path for path in paths) else ";".join(paths)
 
@@ -202,7 +204,7 @@ def write_cohort(files: dict[str, list[str]], folder: Path, name: str = "cohort.
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*files, "subject"])
-            writer.writerow([*(_cell(paths) for paths in files.values()), "case1"])
+            writer.writerow([*(cell(paths) for paths in files.values()), "case1"])
     except OSError as error:
         raise RunError(plain(error, path)) from None
     return path

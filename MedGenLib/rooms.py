@@ -22,6 +22,9 @@ class Room:
     def run_started(self, run: Any) -> None:
         """A run that the panel started."""
 
+    def run_events(self, events: list[dict[str, Any]]) -> None:
+        """What the run that is going on has said (`medgen.jobs`)."""
+
     def run_ended(self, run: Any) -> None:
         """A run is over, well or not; its results are in the scene."""
 
@@ -37,10 +40,12 @@ class Room:
 
 def before_apply(panel: Any, layout: Any) -> list[Room]:
     """Rooms between Train and Apply."""
-    from MedGenLib.preflightroom import PreflightRoom  # here, as every room stands on this file
+    from MedGenLib import traincases, trainwatch  # here, as every room stands on this file
+    from MedGenLib.preflightroom import PreflightRoom
     from MedGenLib.untrainedroom import UntrainedRoom
 
-    return [UntrainedRoom(panel, layout), PreflightRoom(panel, layout)]
+    learnt: list[Room] = [traincases.TrainCases(panel, panel.train.cases), trainwatch.TrainWatch(panel, layout)]
+    return [*learnt, UntrainedRoom(panel, layout), PreflightRoom(panel, layout)]
 
 
 def below(panel: Any, layout: Any) -> list[Room]:

@@ -105,8 +105,7 @@ class TrainSection:
         self.button, layout = section(_("Train"), parent_layout)
         rows = form(layout)
         self.source = qt.QComboBox()
-        self.source.addItem(_("The inputs chosen above"))
-        self.source.addItem(_("A table of cases (CSV or collection.json)"))
+        self.sources: list[str] = []
         self.cohort = ctk.ctkPathLineEdit()
         self.cohort.nameFilters = ["*.csv *.json"]
         self.cohort.setToolTip(
@@ -118,6 +117,8 @@ class TrainSection:
         rows.addRow(self._source_label, self.source)
         rows.addRow(self._cohort_label, self.cohort)
         rows.addRow(qt.QLabel(_("Name of the model")), self.name)
+        self.cases = qt.QVBoxLayout()
+        layout.addLayout(self.cases)
         self.estimate = text_label()
         layout.addWidget(self.estimate)
         self.estimate.setVisible(False)
@@ -134,15 +135,19 @@ class TrainSection:
         row.addWidget(self.discard)
         layout.addWidget(self.interrupted)
 
-    def show_source(self, from_nodes: bool, only_file: bool) -> None:
+    def show_source(self, source: str, offered: list[str]) -> None:
         """Show where the cases come from, and the path of a table only where it is asked for."""
-        was_blocked = self.source.blockSignals(True)
-        self.source.currentIndex = 0 if from_nodes else 1
-        self.source.blockSignals(was_blocked)
-        self.source.setVisible(not only_file)
-        self._source_label.setVisible(not only_file)
-        self.cohort.setVisible(not from_nodes)
-        self._cohort_label.setVisible(not from_nodes)
+        names = {
+            "nodes": _("The inputs chosen above"),
+            "cases": _("Several cases of the scene"),
+            "file": _("A table of cases (CSV or collection.json)"),
+        }
+        self.sources = offered
+        fill(self.source, [names[one] for one in offered], offered.index(source))
+        self.source.setVisible(len(offered) > 1)
+        self._source_label.setVisible(len(offered) > 1)
+        self.cohort.setVisible(source == "file")
+        self._cohort_label.setVisible(source == "file")
 
 
 class ApplySection:

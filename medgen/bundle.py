@@ -153,7 +153,7 @@ def card(found: dict[str, Any]) -> str:
     lines = [f"# {found['name']}", "", entry["sentence"], "", "**Research use only. Not for clinical use.**", ""]
     lines += [f"- Method: {found['slug']} ({entry['citation']}, {entry['url']})"]
     lines += [f"- Trained: {found['created']} with MedGen {found['medgen']}"]
-    lines += [f"- {key.replace('_', ' ').capitalize()}: {_plain(value)}" for key, value in facts.items()]
+    lines += [f"- {key[:1].upper()}{key[1:].replace('_', ' ')}: {_plain(value)}" for key, value in facts.items()]
     lines += [f"- Seen in training: {words}" for words in trained_on.sentences(found.get("trained_on") or {})]
     if found["patient_data"]:
         lines += ["- **Contains patient data** (a reference image travels inside): do not pass it on without consent."]

@@ -234,6 +234,7 @@ class Case:
     values: dict[str, Any] = field(default_factory=dict)
     row: dict[str, str] = field(default_factory=dict)
     label: str = ""  # how messages call this case
+    files: dict[str, list[str]] = field(default_factory=dict)  # where its values were read from
 
     def __getitem__(self, role: str) -> Any:
         return self.values[role]

@@ -166,6 +166,14 @@ def _add_run_options(sub: argparse.ArgumentParser, output: bool = True) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
     sub.add_argument("--precision", default="auto", choices=["auto", "32", "bf16"])
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--previews",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="SECONDS",
+        help="while it trains, write what the network gives for a validation case, SECONDS apart (default 5)",
+    )
     sub.add_argument("--progress", choices=["auto", "json", "none"], default="auto")
     sub.add_argument("--parent", action="store_true", help=argparse.SUPPRESS)
 
@@ -186,6 +194,7 @@ def _make_run(args: argparse.Namespace, folder: Path) -> Run:
         seed=args.seed,
         precision=args.precision,
         resume=getattr(args, "resume", False),
+        previews=args.previews,
         emit=emitter(args.progress),
     )
     if args.parent:

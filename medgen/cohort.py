@@ -10,14 +10,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from medgen import io
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool, Role
+from medgen.splits import SPLITS
+from medgen.splits import split_subjects as split_subjects
 
 RESERVED = ("subject", "split", "domain", "task", "labelled")
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass
@@ -160,20 +159,3 @@ def _parts(text: str, label: str) -> list[str]:
         return [str(part) for part in json.loads(text)]
     except ValueError:
         raise UserError(f"{label}: {text[:60]!r} is not a list of files; separate them with “;”.") from None
-
-
-def split_subjects(rows: list[Row], seed: int, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)) -> None:
-    """Give every row without a split one of train, validation, test by seeded chance, whole subjects at a time.
-
-    The counts are the fractions of the subjects without a split, rounded; a validation or test share above 0 gets at
-    least one subject as soon as there are enough to leave one for training.
-    """
-    subjects = sorted({row.subject for row in rows if not row.split})
-    np.random.default_rng(seed).shuffle(subjects)
-    shares = [round(fraction * len(subjects)) for fraction in fractions[1:]]
-    for index, fraction in enumerate(fractions[1:]):
-        if fraction > 0 and shares[index] == 0 and len(subjects) > 1 + sum(shares):
-            shares[index] = 1
-    named = dict(zip(subjects, ["validation"] * shares[0] + ["test"] * shares[1], strict=False))
-    for row in rows:
-        row.split = row.split or named.get(row.subject, "train")

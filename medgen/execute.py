@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import __version__, bundle, cohort, io, prepare, trained_on
+from medgen import __version__, bundle, cohort, io, modelfacts, prepare, trained_on
 from medgen.bundle import Model
 from medgen.case import Case, Cohort
 from medgen.errors import UserError
@@ -78,6 +78,8 @@ def perform(
             result[role.name].trained_on = watch.summary()
     if prepared is not None:
         result = prepare.finish_case(result, prepared)
+    if operation.scope == "collection":
+        modelfacts.complete(result, method, operation, given, config, run, measure_rows, summary)
     run.check_cancelled()
     record = provenance(method, operation, rescue.config, run, used, model, time.time() - began)
     if rescue.changes:
@@ -309,7 +311,16 @@ def evaluate(
     columns = [*operation.inputs, *(replace(role, optional=True) for role in outputs if role.name not in taken)]
     columns += [replace(role, name=name, optional=True) for name, role in truths.items()]
     rows = cohort.read_pool(path, Pool("cases", tuple(columns)))
-    rows = [row for row in rows if row.split == "test"] or rows
+    return measure_rows(method, model, [row for row in rows if row.split == "test"] or rows, operation, config, run)
+
+
+def measure_rows(
+    method: Method, model: Model | None, rows: list[cohort.Row], operation: Operation, config: Config, run: Run
+) -> list[dict[str, Any]]:
+    """The method's own measures for rows that hold the operation's inputs and what it should give."""
+    outputs = [role for role in operation.outputs if role.kind is not Kind.MODEL]
+    truths = {f"truth_{role.name}": role for role in outputs}
+    taken = {role.name for role in operation.inputs}
     results = []
     rescue = Rescue(operation, config, run, model)
     for index, row in enumerate(rows):

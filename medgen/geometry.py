@@ -292,6 +292,10 @@ class WorkingGrid:
         ours = (np.asarray(self.shape) - 1) / 2 * self.spacing
         return (np.asarray(self.source_shape) - 1) / 2 * np.asarray(self.source_spacing) - ours
 
+    def affine(self, source: np.ndarray) -> np.ndarray:
+        """4x4 voxel index -> RAS mm of this grid, from that of the volume."""
+        return np.asarray(source @ self._to_source())
+
     def points(self) -> np.ndarray:
         """(*shape, 3) positions of the voxels in the volume's grid mm, float32."""
         axes = [self.offset[axis] + np.arange(self.shape[axis]) * self.spacing for axis in range(3)]

@@ -4,10 +4,10 @@ Both sides of the process boundary stand here, so that the words they exchange a
 (`Run` imports torch when it is made): Slicer's own process uses `Job`.
 
 The words are JSON lines on standard output, each with "event": progress (stage, done, total, seconds_left), log
-(message; "changed": true where it tells of a step away from what was asked), metric (name, value, step), output (role,
-path), estimate (seconds, memory_bytes, memory_free_bytes, disk_bytes, notes, suggested), report (what `doctor` and
-`models` found), error (message, code), done (folder). Ending: the parent writes "cancel" to the child's standard input,
-or closes it.
+(message; "changed": true where it tells of a step away from what was asked), metric (name, value, step), preview (role,
+kind, path, step, measure, files), output (role, path), estimate (seconds, memory_bytes, memory_free_bytes, disk_bytes,
+notes, suggested), report (what `doctor` and `models` found), error (message, code), done (folder). Ending: the parent
+writes "cancel" to the child's standard input, or closes it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from medgen.errors import CANCELLED, DONE, OUR_FAULT, Cancelled, UserError
 if TYPE_CHECKING:
     import torch
 
+    from medgen.case import Image, Mask, Points
+
 Event = dict[str, Any]
 # A group of its own, so that the whole tree can be ended, and no console that pops up over Slicer.
 _WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
@@ -50,6 +52,7 @@ class Run:
         seed: int = 0,
         precision: str = "auto",
         resume: bool = False,
+        previews: float | None = None,
         emit: Callable[[Event], None] = lambda event: None,
     ) -> None:
         # Read by torch at its first allocation, where Linux has large pages: 3D networks spend less of their time on
@@ -61,6 +64,9 @@ class Run:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.emit = emit
+        self._previews = previews
+        self._next_preview = 0.0
+        self._previews_made = 0
         self._cancelled = threading.Event()
         self._stage = ""
         self._began = time.monotonic()
@@ -95,6 +101,48 @@ class Run:
     def metric(self, name: str, value: float, step: int) -> None:
         """One point of a curve (a loss, a validation measure)."""
         self.emit({"event": "metric", "name": name, "value": float(value), "step": step})
+
+    def preview(
+        self,
+        role: str,
+        make: Callable[[], Image | Mask | Points],
+        step: int,
+        *,
+        files: dict[str, list[str]] | None = None,
+        measure: dict[str, float] | None = None,
+    ) -> None:
+        """Show what the network gives now for a validation case, where the parent asked for it (`previews` seconds
+        apart at the least, and never for more than a tenth of the time).
+
+        role: the output it will once be. make: makes the value, in RAS mm, from a network that it may put into
+        evaluation mode; it is not called when no preview is due, and what it draws from torch's global random numbers
+        is given back, so that a training with previews gives the same model. files: the case it is of, by role.
+        measure: how good it is. A preview that fails is left out.
+        """
+        if self._previews is None or time.monotonic() < self._next_preview:
+            return
+        import torch
+
+        from medgen import previews
+
+        began = time.monotonic()
+        speak, pace = self.emit, (self._stage, self._began, self._last, self._first_done)
+        self.emit = lambda event: None  # how far a preview is does not matter to anybody
+        event: Event | None = None
+        try:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+                path, kind = previews.write(make(), role, self.folder, self._previews_made)
+            event = {"event": "preview", "role": role, "kind": kind.value, "path": str(path.resolve()), "step": step}
+            event |= {"measure": measure or {}, "files": files or {}}
+        except (Cancelled, OSError, UserError):  # the training itself says so at its next step
+            pass
+        finally:
+            self.emit = speak
+            self._stage, self._began, self._last, self._first_done = pace
+        self._previews_made += 1
+        self._next_preview = time.monotonic() + max(self._previews, 9 * (time.monotonic() - began))
+        if event is not None:
+            self.emit(event)
 
     def cancel(self) -> None:
         """Ask the run to stop at its next step (any thread)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ class Example:
     mask: Tensor
     centre: Vector
     reach: float = 0.0
+    files: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, case: Case, voxel: float, intensity: Intensity | None = None) -> Example:
@@ -94,7 +95,7 @@ class Example:
                 "give a smaller “voxel”."
             )
         reach = 2 * math.sqrt(float(np.trace(second_moments(share, volume.affine)))) / volume.voxel
-        return cls(volume, share, barycentre(share, volume.affine), reach)
+        return cls(volume, share, barycentre(share, volume.affine), reach, case.files)
 
 
 def choose_voxel(reference: Case, patch: int) -> float:

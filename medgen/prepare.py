@@ -53,7 +53,7 @@ def load_case(files: dict[str, list[str]], roles: tuple[Role, ...], log: Log, la
     for name in files:
         if name not in known:
             raise UserError(f"There is no role “{name}” here; the roles are: {', '.join(known) or 'none'}.")
-    case = Prepared(label=label)
+    case = Prepared(label=label, files=files)
     for role in roles:
         texts = files.get(role.name, [])
         if not texts:

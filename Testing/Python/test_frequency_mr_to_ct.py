@@ -789,3 +789,22 @@ def test_a_real_t1_becomes_a_ct_in_hu_on_its_own_grid(
     np.testing.assert_allclose(io.affine_of(ct), io.affine_of(mr), atol=1e-4)
     values = sitk.GetArrayFromImage(ct)
     assert values.dtype == np.int16 and values.min() >= -1024 and values.max() <= 2252 and values.std() > 50
+
+
+def test_previews_are_cts_of_the_first_validation_pair_and_change_no_weight(tmp_path: Path) -> None:
+    config = train_config(updates=8, validate_every=4, pretraining=0.5)
+    table = write_cohort(tmp_path / "cohort", ("train", "validation"))
+    models, events = [], []
+    for number, options in enumerate(({}, {"previews": 0.0, "emit": lambda event: events.append(event)})):
+        run = run_in(tmp_path / f"run{number}", **options)
+        models.append(METHOD.train(cohort.read_collection(table, TRAIN), config, run)["model"])
+    plain, watched = (model.networks["generator"] for model in models)
+    assert all(torch.equal(tensor, watched[key]) for key, tensor in plain.items())
+    seen = [event for event in events if event["event"] == "preview"]
+    assert seen and seen[0]["role"] == "ct" and seen[0]["files"]["mr"][0].endswith("mr1.nii.gz")
+    shown = io.read_image(Path(seen[0]["path"]))
+    mr, _ = head(1)
+    assert np.allclose(
+        np.asarray(shown.shape) * shown.spacing, np.asarray(mr.shape) * AFFINE.diagonal()[:3], atol=shown.spacing.max()
+    )
+    assert -1024 <= float(shown.data.min()) < float(shown.data.max())

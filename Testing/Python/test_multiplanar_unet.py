@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medgen import bundle, catalog, execute, markups
+from medgen import bundle, catalog, execute, io, markups
 from medgen.case import Case, Mask, Plane, renumber, unite_segments
 from medgen.contours import UNANNOTATED, AnnotatedPlane, random_planes
 from medgen.errors import Cancelled, UserError
@@ -542,3 +542,49 @@ def test_a_patch_whose_bottom_is_thinner_than_a_kernel_is_refused() -> None:
     with pytest.raises(UserError, match="“patch” = 16 .*24"):
         TRAIN.configure("smoke", {"patch": 16})
     assert TRAIN.configure("smoke", {"patch": 24}).patch // 2**3 >= 3  # type: ignore[attr-defined]
+
+
+def test_previews_lie_on_the_drawn_volume_and_leave_the_model_as_it_is(
+    trained: tuple[Path, bundle.Model], tmp_path: Path
+) -> None:
+    _, expected = trained
+    image, mask = blob()
+    cohort = write_case(tmp_path / "case", image, drawn_slices(mask))
+    events: list[dict[str, Any]] = []
+    run = Run(tmp_path / "run", device="cpu", precision="32", previews=0.0, emit=events.append)
+    execute.perform(METHOD, TRAIN, train_config(), run, tmp_path / "model", collection=cohort)
+    found = bundle.load(tmp_path / "model")
+    assert all(torch.equal(value, found.networks["unet"][key]) for key, value in expected.networks["unet"].items())
+    seen = [event for event in events if event["event"] == "preview"]
+    assert seen and seen[0]["role"] == "mask" and seen[0]["files"]["image"] == [str(tmp_path / "case" / "image.nrrd")]
+    shown = io.read_mask(Path(seen[-1]["path"]))
+    whole = np.eye(4) @ [31, 31, 31, 1]
+    corner = shown.affine @ [*(size - 1 for size in shown.shape), 1]
+    assert (shown.affine[:3, 3] >= -1).all() and (corner[:3] <= whole[:3] + 1).all()
+
+
+def test_the_card_says_what_was_learnt_from_and_how_well_on_held_out_cases(tmp_path: Path) -> None:
+    image, mask = blob()
+    rows = []
+    for number, split in enumerate(("train", "train", "validation", "test")):
+        write_case(tmp_path / f"case{number}", image + number, mask)
+        rows.append(f"case{number}/image.nrrd,case{number}/mask.nrrd,{split},Patient {number // 2}{split}")
+    (tmp_path / "cohort.csv").write_text("image,mask,split,subject\n" + "\n".join(rows) + "\n")
+    model = train(tmp_path / "cohort.csv", tmp_path / "model", updates=2)
+    assert model.facts["learnt from"] == "3 cases of 2 subjects (image, mask), 1 for validation"
+    assert model.facts["held out"] == "1 case of 1 subject (image, mask)"
+    measured = execute.evaluate(METHOD, model, tmp_path / "cohort.csv", apply_config(), Run(tmp_path / "evaluate"))
+    assert len(measured) == 1
+    assert model.facts["on held-out cases"]["dice"] == pytest.approx(measured[0]["dice"], abs=0.02)
+    card = (tmp_path / "model" / "docs" / "README.md").read_text()
+    assert "On held-out cases: dice" in card and "Patient" not in card
+
+
+def test_held_out_cases_that_cannot_be_measured_cost_no_model(tmp_path: Path) -> None:
+    image, mask = blob()
+    for number in range(2):
+        write_case(tmp_path / f"case{number}", image, mask)
+    (tmp_path / "case1" / "image.nrrd").write_bytes(b"broken")
+    rows = ["image,mask,split", *(f"case{n}/image.nrrd,case{n}/mask.nrrd,{s}" for n, s in enumerate(("train", "test")))]
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
+    assert train(tmp_path / "cohort.csv", tmp_path / "model", updates=2).facts["on held-out cases"] == "not measured"

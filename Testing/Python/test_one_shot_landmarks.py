@@ -614,3 +614,17 @@ def test_afids_of_one_template_are_found_in_the_other_in_a_pose(
     points = np.random.default_rng(0).uniform(-60, 60, (20, 3))
     np.testing.assert_allclose(pose.to_template(pose.carry(points)), points, atol=1e-8)
     assert 30 <= pose.angle <= 180 and 40 <= np.linalg.norm(pose.shift) <= 60
+
+
+def test_previews_show_the_structure_of_the_validation_volume_and_change_no_weight(tmp_path: Path) -> None:
+    config = train_config(transforms=12, validate_every=3)
+    examples = [one_shot._example(case, 1.0, None) for case in (scene(), scene(seed=1))]
+    events: list[Event] = []
+    fits = []
+    for number, options in enumerate(({}, {"previews": 0.0})):
+        fits.append(one_shot.Fit(*examples, config, a_run(tmp_path / str(number), events, **options)))
+        fits[-1].fit()
+    plain, watched = (fit.network.state_dict() for fit in fits)
+    assert all(torch.equal(tensor, watched[key]) for key, tensor in plain.items())
+    seen = [event for event in events if event["event"] == "preview"]
+    assert seen and (seen[0]["role"], seen[0]["kind"]) == ("structure", "Mask")

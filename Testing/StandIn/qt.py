@@ -21,6 +21,7 @@ _EXPORTED = {
     QtCore: ["QObject", "QTimer", "Qt", "QSettings", "QSize", "QEvent", "QUrl", "QDir"],
     QtGui: ["QAction", "QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices", "QPalette"],
     QtWidgets: [
+        "QAbstractItemView",
         "QApplication",
         "QCheckBox",
         "QComboBox",
@@ -29,6 +30,7 @@ _EXPORTED = {
         "QFormLayout",
         "QFrame",
         "QHBoxLayout",
+        "QHeaderView",
         "QLabel",
         "QLineEdit",
         "QListWidget",
@@ -40,6 +42,7 @@ _EXPORTED = {
         "QSizePolicy",
         "QSlider",
         "QSpinBox",
+        "QTableWidget",
         "QTextEdit",
         "QToolButton",
         "QVBoxLayout",

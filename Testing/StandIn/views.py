@@ -151,23 +151,89 @@ class ThreeDView(View):
         self.renderer.ResetCameraClippingRange()
 
 
+class PlotView:
+    """A plot view: `slicer.app.layoutManager().plotWidget(0)`. Draws the chart of its node when a picture is taken."""
+
+    def __init__(self) -> None:
+        self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode", "PlotView1")
+
+    def mrmlPlotViewNode(self) -> Any:
+        return self.node
+
+    def picture(self, columns: int, rows: int) -> np.ndarray:
+        """(rows, columns, 3) uint8, first row on top."""
+        view = vtk.vtkContextView()
+        window = view.GetRenderWindow()
+        window.SetOffScreenRendering(1)
+        window.SetMultiSamples(0)
+        window.SetSize(columns, rows)
+        view.GetRenderer().SetBackground(1, 1, 1)
+        chart = vtk.vtkChartXY()
+        view.GetScene().AddItem(chart)
+        if self.node.GetPlotChartNode() is not None:
+            _draw_chart(chart, self.node.GetPlotChartNode())
+        window.Render()
+        grab = vtk.vtkWindowToImageFilter()
+        grab.SetInput(window)
+        grab.ReadFrontBufferOff()
+        grab.Update()
+        array = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars()).reshape(rows, columns, 3)
+        found = np.ascontiguousarray(array[::-1])
+        window.Finalize()
+        return found
+
+
+def _draw_chart(chart: Any, node: Any) -> None:
+    """What Slicer's plot view makes of a chart node: its series as lines with markers, titles, axes, legend."""
+    chart.SetTitle(node.GetTitle() or "")
+    chart.SetShowLegend(node.GetLegendVisibility())
+    for number, visible, title, log in (
+        (vtk.vtkAxis.BOTTOM, node.GetXAxisTitleVisibility(), node.GetXAxisTitle(), node.GetXAxisLogScale()),
+        (vtk.vtkAxis.LEFT, node.GetYAxisTitleVisibility(), node.GetYAxisTitle(), node.GetYAxisLogScale()),
+    ):
+        axis = chart.GetAxis(number)
+        axis.SetTitle(title if visible and title else "")
+        axis.SetLogScale(bool(log))
+    for index in range(node.GetNumberOfPlotSeriesNodes()):
+        series = node.GetNthPlotSeriesNode(index)
+        if series is None or series.GetTableNode() is None or not series.GetTableNode().GetNumberOfRows():
+            continue
+        plot = chart.AddPlot(vtk.vtkChart.LINE)
+        table = series.GetTableNode().GetTable()
+        plot.SetInputData(table, series.GetXColumnName(), series.GetYColumnName())
+        plot.SetLabel(series.GetName())
+        plot.SetColorF(*series.GetColor())
+        plot.SetWidth(series.GetLineWidth())
+        plot.SetMarkerStyle(series.GetMarkerStyle())
+    chart.RecalculateBounds()
+
+
 class LayoutManager:
-    """Red, Yellow, Green and one 3D view."""
+    """Red, Yellow, Green, one 3D view, and in its place, in the layout that has one, a plot view."""
 
     threeDViewCount = 1
 
     def __init__(self, size: tuple[int, int] = (360, 330)) -> None:
         names = (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal"))
-        self.layout = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
         self._slices = {name: SliceView(name, orientation, size) for name, orientation in names}
         self._view = ThreeDView(size)
+        self._plot: PlotView | None = None
+        self._layout = int(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    layout = property(lambda self: self._layout)
+    plotViewCount = property(lambda self: 0 if self._plot is None else 1)
 
     def setLayout(self, layout: int) -> None:
-        """Which views a picture shows: Red and Yellow beside each other, or all; other layouts need other views."""
-        self.layout = layout
-        side_by_side = layout == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
+        """Which views a picture shows; a plot view is made when a layout first needs it, as in the application."""
+        self._layout = int(layout)
+        if self._layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView and self._plot is None:
+            self._plot = PlotView()
+        side_by_side = self._is_side_by_side()
         for name, view in self._slices.items():
             view.node.SetMappedInLayout(1 if name != "Green" or not side_by_side else 0)
+
+    def plotWidget(self, index: int) -> PlotView | None:
+        return self._plot
 
     def sliceViewNames(self) -> tuple[str, ...]:
         return tuple(self._slices)
@@ -201,6 +267,8 @@ class LayoutManager:
                 slicer.mrmlScene.RemoveNode(node)
         self._view.group.SetMRMLDisplayableNode(None)
         self._view.window.Finalize()
+        if self._plot is not None:
+            slicer.mrmlScene.RemoveNode(self._plot.node)
 
     def picture(self, panel: Any, path: Path) -> None:
         """Panel on the left, views on the right, as the desktop shows them."""
@@ -219,14 +287,16 @@ class LayoutManager:
             raise OSError(f"{path} could not be written")
 
     def _is_side_by_side(self) -> bool:
-        return self.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
+        return self._layout == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
 
     def _four_up(self, height: int) -> np.ndarray:
         rows = height // 2
         for view in (*self._slices.values(), self._view):
             view.resize(int(rows * 0.95), rows)
         self._view.resetFocalPoint()
-        shown = [self._slices["Red"].picture(), self._view.picture()]
+        plotted = self._plot is not None and self._layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView
+        corner = self._plot.picture(int(rows * 0.95), rows) if plotted and self._plot else self._view.picture()
+        shown = [self._slices["Red"].picture(), corner]
         below = [self._slices["Green"].picture(), self._slices["Yellow"].picture()]
         return np.ascontiguousarray(np.vstack([np.hstack(shown), np.hstack(below)]))
 

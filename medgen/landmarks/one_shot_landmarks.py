@@ -299,6 +299,7 @@ class Fit:
         stride = config.validation_stride
         self.shown = torch.cat([slices_along(crop.data, axis, stride) for axis in range(3)])
         self.drawn = torch.cat([slices_along(mask.data, axis, stride) for axis in range(3)]) >= 0.5
+        self.crop, self.files = crop, validation.files
 
     def fit(self) -> None:
         """Train until the validation loss rises."""
@@ -341,6 +342,12 @@ class Fit:
         loss = total / self.drawn.numel()
         self.run.metric("validation_loss", loss, transform)
         self.patience.note(self.best.offer(-loss, transform, self.average.network))
+        self.run.preview("structure", self._seen, transform, files=self.files, measure={"validation loss": loss})
+
+    def _seen(self) -> Mask:
+        """Where the mean of the weights sees the structure in the validation volume."""
+        joint = joint_probability(self.average.network, self.crop.data, self.run, self.config.validation_stride)
+        return Mask((joint > _JOINT).to(torch.int16), self.crop.affine, [Segment(1, "structure")], "preview")
 
 
 # --- localisation (equation 1, algorithm 2)

@@ -33,7 +33,7 @@ Beyond the paper, for learning from one volume and segmenting that same volume (
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -277,8 +277,10 @@ class Fit:
         helpers: Helpers,
         config: TrainConfig,
         run: Run,
+        cases: Sequence[Case] = (),
     ) -> None:
-        self.volumes, self.held_out, self.structures = volumes, held_out, structures
+        """cases: what the volumes were made of, for previews."""
+        self.volumes, self.held_out, self.structures, self.cases = volumes, held_out, structures, cases
         self.helpers, self.config, self.run = helpers, config, run
         channels = helpers.channels(volumes[0].image.shape[0], len(structures))
         with torch.random.fork_rng(devices=[]):
@@ -319,10 +321,12 @@ class Fit:
             last = step + 1 == first
             if self.held_out and (last or (not second and (step + 1) % config.validate_every == 0)):
                 self._validate(step + 1)
+            self._show(step + 1)
         sampler = None
         for step in self.training.stage("refit", second):
             sampler = sampler or self._sampler(set())
             self._update(first + step, sampler)
+            self._show(first + step + 1)
 
     def _sampler(self, excluded: set[tuple[int, int]]) -> PlaneSampler:
         far: list[Tensor | None] = []
@@ -365,6 +369,25 @@ class Fit:
         if self.best.offer(float(mean[chosen]), step, self.result):
             self.chosen.weight = weights[chosen]
             self.chosen.held_out = {f"weight {w:g}": round(float(m), 4) for w, m in zip(weights, mean, strict=True)}
+
+    def _show(self, step: int) -> None:
+        """A preview of the first volume with held-out planes, now and then: validation alone is too seldom to watch."""
+        if not self.cases:
+            return
+        number = min((number for number, _plane in self.held_out), default=0)
+        case, measure = self.cases[number], {"held-out Dice": self.best.value} if self.best.weights else {}
+        self.run.preview("mask", lambda: self._segmented(number), step, files=case.files, measure=measure)
+
+    def _segmented(self, number: int) -> Mask:
+        """A whole volume by the network as it stands, on the working grid."""
+        volume, mask = self.volumes[number], self.cases[number].get("mask", Mask)
+        predictor = Predictor(self.result, self.helpers, self.prior, self.structures, patch_of(self.config))
+        matrices = orientation_matrices(3, "axes" if self.helpers.position else "random", self.run.seed)
+        mean = predictor.mean(volume, 0, matrices, self.run, self.training.autocast)
+        distances = volume.distances[0] if volume.distances else None
+        logits = fuse(mean, distances, self.chosen.weight, volume.grid.spacing)
+        labels = labels_from_distances(logits, self.structures)
+        return Mask(labels, volume.grid.affine(mask.affine), mask.segments, "preview")
 
     def _scores(self, volume: PlaneVolume, planes: list[int], weights: tuple[float, ...]) -> list[float]:
         """Held-out Dice of one volume for each weight of the interpolation.
@@ -532,7 +555,7 @@ class MultiplanarUNet(Method):
         helpers = choose_helpers(volumes, config)
         validation, subjects = [row.split == "validation" for row in rows], [row.subject for row in rows]
         held_out = choose_held_out(volumes, validation, subjects, config)
-        fit = Fit(volumes, held_out, structures, helpers, config, run)
+        fit = Fit(volumes, held_out, structures, helpers, config, run, cases)
         fit.fit()
         settings = {
             "structures": structures,

@@ -31,7 +31,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ from torch.nn import functional as F
 
 from medgen import prepare
 from medgen.bundle import Model
-from medgen.case import Case, Image
+from medgen.case import Affine, Case, Image
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.geometry import WorkingGrid, sample_linear
@@ -357,12 +357,15 @@ def air_level(mr: Tensor) -> float:
 class Pair:
     """A training pair on its working grid. stack: (3, i, j, k): z-scored MR, CT in [0, 1], the CT's low frequencies.
 
-    outside: what the three hold beyond the volume; air: CT value in [0, 1] where the MR shows air.
+    outside: what the three hold beyond the volume; air: CT value in [0, 1] where the MR shows air; affine: of the
+    working grid; files: what it was read from.
     """
 
     stack: Tensor
     outside: Tensor
     air: float
+    affine: Affine = field(default_factory=lambda: np.eye(4))
+    files: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, case: Case, config: TrainConfig, log: Callable[[str], None]) -> Pair:
@@ -376,7 +379,8 @@ class Pair:
         stack = torch.cat((mr, ct, low_pass(ct, config)))
         outside = torch.stack((mr.min(), ct.min(), ct.min()))
         dark = ct[mr < air_level(mr)]
-        return cls(stack, outside, float((dark if dark.numel() else ct).median()))
+        affine = grid.affine(case.get("mr", Image).affine)
+        return cls(stack, outside, float((dark if dark.numel() else ct).median()), affine, case.files)
 
     def crop(self, side: int, config: TrainConfig, generator: np.random.Generator) -> Tensor:
         """A random (3, side, side, side) piece, turned about the z axis by chance.
@@ -550,14 +554,23 @@ class Fit:
         """MAE on the validation pairs now and then and at the end; keeps the best network of the last stage."""
         if not self.validation or (step % self.config.validate_every and step != self.config.updates):
             return
-        errors = []
+        errors, all_found = [], []
         for pair in self.validation:
             found = predict(
                 self.network, pair.stack[:1], self.config.crop, 0.25, self.run, autocast=self.training.autocast
             )
             errors.append(images.mae(self.config.to_hu(found), self.config.to_hu(pair.stack[1:2])))
+            all_found.append(found)
         mean = float(np.mean(errors))
         self.run.metric("validation_mae", mean, step)
+        shown = self.validation[0]
+        self.run.preview(
+            "ct",
+            lambda: Image(self.config.to_hu(all_found[0]).round().to(torch.int16), shown.affine, "preview", "HU"),
+            step,
+            files=shown.files,
+            measure={"validation MAE (HU)": mean},
+        )
         if choose:
             self.best.offer(-mean, step, self.network)
 

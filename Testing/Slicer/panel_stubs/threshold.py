@@ -117,8 +117,9 @@ class Threshold(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The threshold of the first row."""
-        row = collection.rows()[0]
-        case = prepare.load_row(row, collection.declared["cases"].roles, run.log)
+        rows = [row for row in collection.rows() if row.split != "test"]
+        case, *others = [prepare.load_row(row, collection.declared["cases"].roles, run.log) for row in rows]
+        shown = next((other for other in others if other.row.get("split") == "validation"), case)
         image, mask = case.get("image", Image), case.get("mask", Mask)
         if not bool((mask.data > 0).any()):
             raise UserError(f"Mask “{mask.name}” is empty; draw the structure on a slice.")
@@ -126,6 +127,9 @@ class Threshold(Method):
         for step in range(config.steps):
             run.progress(step, config.steps, "fit")
             run.metric("loss", 1.0 / (step + 1), step)
+            if step % 4 == 0:
+                run.metric("validation_dice", 1 - 1 / (step + 2), step)
+            run.preview("mask", lambda step=step: _grown(shown, step), step, files=shown.files, measure={"Dice": 0.5})
             time.sleep(config.pause)
         run.progress(config.steps, config.steps, "fit")
         seen = torch.zeros(mask.shape, dtype=torch.bool)
@@ -152,7 +156,20 @@ class Threshold(Method):
         segment = Segment(1, model.settings["label"], (0.9, 0.3, 0.2))
         return Case({"mask": Mask(labels, image.affine, [segment], "structure")})
 
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        """Dice's coefficient."""
+        ours, theirs = (case.get("mask", Mask).data > 0 for case in (result, reference))
+        return {"dice": float(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()).clamp(min=1))}
+
     def invert(self, case: Case, config: InvertConfig, run: Run, model: Model | None) -> Case:
         """Maximum minus value."""
         image = case.get("image", Image)
         return Case({"inverted": Image(image.data.max() - image.data, image.affine, "inverted")})
+
+
+def _grown(case: Case, step: int) -> Mask:
+    """A preview: what is bright, in more slices with every step."""
+    image = case.get("image", Image)
+    labels = (image.data[0] > 150).to(torch.int16)
+    labels[:, :, 10 + step % 8 :] = 0
+    return Mask(labels, image.affine, [Segment(1, "structure", (0.2, 0.6, 0.9))], "preview")
