@@ -42,4 +42,7 @@ def before_apply(panel: Any, layout: Any) -> list[Room]:
 
 def below(panel: Any, layout: Any) -> list[Room]:
     """Rooms below the progress of a run."""
-    return []
+    from MedGenLib.caseroom import CaseRoom  # they stand on `Room`
+    from MedGenLib.queueroom import QueueRoom
+
+    return [QueueRoom(panel, layout), CaseRoom(panel, layout)]

@@ -19,8 +19,9 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 _EXPORTED = {
     QtCore: ["QObject", "QTimer", "Qt", "QSettings", "QSize", "QEvent", "QUrl"],
-    QtGui: ["QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices"],
+    QtGui: ["QBrush", "QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices"],
     QtWidgets: [
+        "QAbstractItemView",
         "QApplication",
         "QCheckBox",
         "QComboBox",
@@ -28,6 +29,7 @@ _EXPORTED = {
         "QFormLayout",
         "QFrame",
         "QHBoxLayout",
+        "QHeaderView",
         "QLabel",
         "QLineEdit",
         "QMessageBox",
@@ -38,6 +40,8 @@ _EXPORTED = {
         "QSizePolicy",
         "QSlider",
         "QSpinBox",
+        "QTableWidget",
+        "QTableWidgetItem",
         "QToolButton",
         "QVBoxLayout",
         "QWidget",
