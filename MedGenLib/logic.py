@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import slicer
 
 from medgen import catalog, models
 from medgen.errors import UserError
-from MedGenLib import frameruns, install, provenance, trainingcases
+from MedGenLib import cases, frameruns, install, jobqueue, provenance, trainingcases
 from MedGenLib.errors import MedGenLibError, RunError
+from MedGenLib.fileruns import FilesRun, hidden_beside
 from MedGenLib.i18n import _
 from MedGenLib.plan import Plan, as_list, export_inputs, node_pools, reference_role, roles_of, write_collection
-from MedGenLib.runs import Event, MedGenRun, can_resume, free_name
+from MedGenLib.runs import Event, MedGenRun, can_resume, free_name, said
 
 
 class MedGenLogic:
@@ -73,6 +75,8 @@ class MedGenLogic:
         precision: str = "auto",
         seed: int = 0,
         previews: float | None = None,
+        output: str | Path | None = None,
+        start: bool = True,
         wait: bool = False,
         in_process: bool = False,
         on_event: Callable[[Event], None] | None = None,
@@ -95,6 +99,8 @@ class MedGenLogic:
                 case: the results are sequences that join that browser. What is no sequence serves every frame.
             precision: "auto", "32" or "bf16".
             previews: seconds between "preview" events of a training; none where it is left out.
+            output: a folder that is not there yet, in one that is: the results are put there, and not into the scene.
+            start: False prepares the run and writes its inputs, for somebody to start it later (`MedGenLib.jobqueue`).
             wait: block until it is done (no dialog); otherwise the run goes on in its own process.
             in_process: run inside this Python, with the same results; implies `wait`.
             on_event: called with every event of the run ("progress", "log", "metric", …).
@@ -103,19 +109,22 @@ class MedGenLogic:
         Raises:
             MedGenLibError: one sentence for the user; the scene is as before.
         """
-        given = inputs or {}
+        given, begin, remarks = inputs or {}, time.monotonic(), list[str]()
+        log = _logger(on_event, remarks)
         if frames == "all":
             frameruns.check(self.operation(slug, operation)[1], given)
         elif frames != "current":
             raise RunError(_("“{frames}” is no choice of frames; say current or all.").format(frames=frames))
-        plan, folder, keep = self._plan(slug, operation, given, name, cohort, on_event, cases=cases)
+        plan, folder, keep = self._plan(slug, operation, given, name, cohort, log, cases=cases, output=output)
         options = {"name": name or "", "reference": _reference_node(plan.operation, given), "on_event": on_event}
         try:
             plan.settings, plan.tier, plan.device, plan.seed = dict(settings or {}), tier, device, seed
             plan.precision, plan.previews = precision, previews
             plan.model = _model_folder(model)
             if frames == "all":
-                run: MedGenRun = frameruns.prepare(plan, folder, given, log=_logger(on_event), **options)
+                run: MedGenRun = frameruns.prepare(plan, folder, given, log=log, **options)
+            elif output is not None:
+                run = FilesRun(plan, folder, Path(output), on_event=on_event)
             else:
                 run = MedGenRun(plan, folder, keep=keep, **options)
             if run.makes_nodes:
@@ -124,6 +133,10 @@ class MedGenLogic:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        log(_("Inputs written in {seconds:.2f} s.").format(seconds=time.monotonic() - begin))
+        run.log += remarks
+        if not start:
+            return run
         if in_process:
             return run.perform_here()
         run.start()
@@ -142,7 +155,7 @@ class MedGenLogic:
         device: str = "auto",
     ) -> MedGenRun:
         """Start a run that checks the inputs and estimates the time; its `estimate` is there once it is done."""
-        plan, folder, _keep = self._plan(slug, operation, inputs, None, cohort, None, check=True)
+        plan, folder, _keep = self._plan(slug, operation, inputs, None, cohort, _logger(None, []), check=True)
         plan.settings, plan.tier, plan.device = dict(settings or {}), tier, device
         try:
             plan.model = _model_folder(model)
@@ -158,9 +171,10 @@ class MedGenLogic:
         inputs: dict[str, Any],
         name: str | None,
         cohort: str | Path | None,
-        on_event: Callable[[Event], None] | None,
+        log: Callable[[str], None],
         check: bool = False,
         cases: list[Any] | None = None,
+        output: str | Path | None = None,
     ) -> tuple[Plan, Path, bool]:
         """The plan, the folder of its files, and whether that folder outlives a run that did not end well."""
         entry, operation = self.operation(slug, operation_name)
@@ -168,7 +182,10 @@ class MedGenLogic:
         makes_model = [role["kind"] for role in operation["outputs"]] == ["Model"]
         resumable = makes_model and not check
         model_name = _model_name(name, slug) if resumable else ""
-        folder = models.home() / "runs" / model_name if resumable else _temporary_folder()
+        if resumable:
+            folder = models.home() / "runs" / model_name
+        else:
+            folder = _temporary_folder() if output is None else hidden_beside(Path(output))
         out = models.folder() / model_name if resumable else folder / "results"
         plan = Plan(entry, operation, out)
         if cohort is not None:
@@ -176,7 +193,6 @@ class MedGenLogic:
             return plan, folder, False
         shutil.rmtree(folder / "inputs", ignore_errors=True)
         try:
-            log = _logger(on_event)
             if cases is not None:
                 given = trainingcases.as_cases(operation, cases)
                 plan.cohort = trainingcases.export_cases(operation, given, folder / "inputs", log)
@@ -210,14 +226,21 @@ class MedGenLogic:
                 ready = job["method"] == slug and job["operation"] == "train" and Path(job["cohort"]).is_file()
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            if ready and can_resume(models.folder() / name) and not (models.folder() / name).exists():
+            in_line = jobqueue.line().holds(models.home() / "runs" / name)
+            if ready and not in_line and can_resume(models.folder() / name) and not (models.folder() / name).exists():
                 names.append(name)
         return names
 
     def resume(
-        self, name: str, *, previews: float | None = None, on_event: Callable[[Event], None] | None = None
+        self,
+        name: str,
+        *,
+        previews: float | None = None,
+        start: bool = True,
+        on_event: Callable[[Event], None] | None = None,
     ) -> MedGenRun:
-        """Let an interrupted training go on, with the settings and cases it was started with."""
+        """Let an interrupted training go on, with the settings and cases it was started with; `start` as for
+        `process`."""
         file = models.folder() / f"{name}.training" / "job.json"
         try:
             job = json.loads(file.read_text("utf-8"))
@@ -226,7 +249,15 @@ class MedGenLogic:
             plan.cohort, plan.settings, plan.seed = Path(job["cohort"]), job["config"], job["seed"]
         except (OSError, ValueError, KeyError, TypeError):
             raise RunError(_("There is no interrupted training “{name}”; train anew.").format(name=name)) from None
-        return MedGenRun(plan, models.home() / "runs" / name, name=name, keep=True, on_event=on_event).start()
+        run = MedGenRun(plan, models.home() / "runs" / name, name=name, keep=True, on_event=on_event)
+        return run.start() if start else run
+
+    def again(self, slug: str, operation: str, inputs: jobqueue.Remembered, options: dict[str, Any]) -> MedGenRun:
+        """A run as an earlier one was asked for, not started: an interrupted training goes on, all else is new."""
+        if operation == "train" and options.get("name") in self.interrupted(slug):
+            return self.resume(options["name"], start=False)
+        run: MedGenRun = self.process(slug, operation, inputs.get(), start=False, **options)
+        return run
 
     def discard(self, name: str) -> None:
         """Delete what an interrupted training left."""
@@ -235,7 +266,45 @@ class MedGenLogic:
 
     def free_model_name(self, slug: str) -> str:
         """A name that no model and no training has."""
-        return free_name(slug, models.folder())
+        return _free_model_name(slug)
+
+    # --- many cases
+
+    def process_cases(
+        self,
+        slug: str,
+        operation: str,
+        given: list[cases.Case],
+        settings: dict[str, Any] | None = None,
+        *,
+        output: str | Path | None = None,
+        wait: bool = False,
+        **options: Any,
+    ) -> cases.CaseBatch:
+        """Run an operation on many cases, one job of the line a case; a case that fails stops no other.
+
+        Args:
+            slug, operation, settings: as for `process`.
+            given: the cases, as `MedGenLib.cases` finds them in a folder, a table or the subject hierarchy.
+            output: a folder for the results, one folder a case; None loads them into the scene.
+            wait: until all are through; otherwise somebody calls `jobqueue.line().tick()`, as an open panel does.
+            options: tier, model, device, seed, as for `process`.
+        Returns:
+            The batch: its `rows()` say how each case went, `retry_failed()`, `save(path)`.
+        Raises:
+            RunError: there is no case, or the operation does not work case by case.
+        """
+        _entry, declared = self.operation(slug, operation)
+
+        def prepare(case: cases.Case, name: str, target: Path | None) -> MedGenRun:
+            inputs = case.inputs
+            return self.process(slug, operation, inputs, settings, name=name, output=target, start=False, **options)
+
+        batch = cases.CaseBatch(slug, declared, given, prepare, None if output is None else Path(output))
+        batch.enter(jobqueue.line())
+        if wait:
+            batch.wait()
+        return batch
 
 
 def missing_inputs(operation: dict[str, Any], inputs: dict[str, Any]) -> list[str]:
@@ -258,12 +327,20 @@ def _check_packages() -> None:
 
 def _model_name(name: str | None, slug: str) -> str:
     if not name:
-        return free_name(slug, models.folder())
+        return _free_model_name(slug)
     if not all(character.isascii() and (character.isalnum() or character in "-_") for character in name):
         raise RunError(_("“{name}” is not a usable model name; use letters, digits, - and _.").format(name=name))
     if (models.folder() / name).exists():
         raise RunError(_("A model “{name}” exists already; choose another name.").format(name=name))
+    if jobqueue.line().holds(models.home() / "runs" / name):
+        raise RunError(_("A model “{name}” is being trained already; choose another name.").format(name=name))
     return name
+
+
+def _free_model_name(slug: str) -> str:
+    """A name that no model, no training and no job in the line has."""
+    line = jobqueue.line()
+    return free_name(slug, models.folder(), lambda name: line.holds(models.home() / "runs" / name))
 
 
 def _model_folder(model: str | Path | None) -> Path | None:
@@ -291,9 +368,12 @@ def _temporary_folder() -> Path:
         ) from None
 
 
-def _logger(on_event: Callable[[Event], None] | None) -> Callable[[str], None]:
+def _logger(on_event: Callable[[Event], None] | None, kept: list[str]) -> Callable[[str], None]:
+    """Says a sentence to whoever listens, and keeps it for the run's log."""
+
     def log(message: str) -> None:
+        kept.append(message)
         if on_event is not None:
-            on_event({"event": "log", "message": message})
+            on_event(said(message))
 
     return log

@@ -6,7 +6,8 @@ changes the node (a loaded scene, a script) changes the panel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import qt
@@ -15,7 +16,8 @@ import slicer.util
 import vtk
 
 from medgen import models
-from MedGenLib import cards, install, merge, results, rooms, trainingcases
+from MedGenLib import cards, install, jobqueue, merge, results, rooms, trainingcases
+from MedGenLib.attendant import PanelJobs, attend, in_line_tip, in_line_title
 from MedGenLib.choices import Choices
 from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.estimate import Estimator
@@ -24,7 +26,6 @@ from MedGenLib.i18n import _
 from MedGenLib.logic import MedGenLogic, missing_inputs
 from MedGenLib.parameters import Parameters
 from MedGenLib.plan import reference_role, roles_of
-from MedGenLib.polling import Poller
 from MedGenLib.runs import MedGenRun
 from MedGenLib.sections import ApplySection, MethodSection, RunSection, TrainSection, fill, gives_one_mask, section
 from MedGenLib.sections import text_label as label
@@ -40,12 +41,13 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         slicer.util.VTKObservationMixin.__init__(self)
         Choices.__init__(self, logic.methods(module), parameter_node)
         self.logic = logic
-        self.poller = Poller(self._on_run_end, self._on_run_events)
+        attend()
+        told = (self._on_run_begin, self._on_run_events, self._on_run_end, self._say_failed, self._say_cancelled)
+        self.poller = PanelJobs(*told)
         self.estimator = Estimator(logic, self._on_estimate)
         self._built_for: tuple[str, str] | None = None
         self._missing_packages = install.missing()
         self._title = ""
-        self._early: list[dict[str, Any]] | None = None
         self._entered = False
         self._frozen = False
         self._closed = False
@@ -216,7 +218,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         _show_text(self.train.name, "text", parameters.text("name"))
         self.train.name.placeholderText = self.logic.free_model_name(self.entry["slug"])
         self.train.train.text = self.training["title"]
-        names = [] if self.poller.busy else self.models()[1]
+        names = [name for name in self.models()[1] if not jobqueue.line().holds(models.home() / "runs" / name)]
         self.train.interrupted.setVisible(bool(names))
         self.train.interrupted_text.text = (
             _("The training of “{name}” was interrupted.").format(name=names[-1]) if names else ""
@@ -239,15 +241,19 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.apply.card.text = cards.model_card(records[chosen]) if records else ""
 
     def show_what_is_possible(self) -> None:
-        busy = _("A run is going on; cancel it or wait for its end.") if self.poller.busy else ""
+        idle = "" if self.poller.busy else _("Nothing is running.")
         for button, reason, ready in (
-            (self.train.train, busy or self.why_not_train(), self.training["help"] if self.training else ""),
-            (self.apply.apply, busy or self.why_not_apply(), self.operation["help"] if self.operation else ""),
-            (self.train.resume, busy, _("Go on with the settings and cases it was started with")),
-            (self.run.cancel, "" if self.poller.busy else _("Nothing is running."), _("End the run")),
+            (self.train.train, self.why_not_train(), self.training["help"] if self.training else ""),
+            (self.apply.apply, self.why_not_apply(), self.operation["help"] if self.operation else ""),
+            (self.train.resume, "", _("Go on with the settings and cases it was started with")),
         ):
             button.enabled = not reason
-            button.setToolTip(reason or ready)
+            button.setToolTip(reason or in_line_tip(ready))
+        self.run.cancel.enabled = not idle
+        self.run.cancel.setToolTip(idle or _("End the run"))
+        for button, declared in ((self.train.train, self.training), (self.apply.apply, self.operation)):
+            if declared is not None:
+                button.text = in_line_title(declared["title"])
 
     def why_not_train(self) -> str:
         """Why training cannot start now, for the tooltip; empty when it can."""
@@ -266,9 +272,10 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if from_nodes and self.slices is not None and not self.slices.planes():
             if self.slices.suggested:
                 return _("Confirm the slices that look annotated, or mark them yourself.")
-            if not self.estimator.done:
+            if not self.estimator.done and not jobqueue.line().busy:
                 return _("Mark the slices that are annotated, or wait until they are suggested.")
-        if not self.estimator.done and not self._missing_packages:  # without packages, Train asks for them
+        # Without packages, Train asks for them; beside a job that runs, nothing is estimated.
+        if not self.estimator.done and not self._missing_packages and not jobqueue.line().busy:
             return _("Estimating the time…")
         return self._objection(self.training)
 
@@ -351,7 +358,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
     def _estimate(self) -> None:
         """Ask for an estimate when what it depends on has changed."""
         training = self.training
-        if training is None or self.poller.busy or not self._entered:
+        if training is None or jobqueue.line().busy or not self._entered:
             return
         if self._missing_packages:
             self.estimator.forget()
@@ -421,16 +428,22 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         given = {} if of_collection else self.inputs(operation)
         self._start(operation, given, model=model, cohort=cohort, frames=self.frames() or "current")
 
-    def _start(self, operation: dict[str, Any], given: dict[str, Any], **options: Any) -> None:
+    def _start(
+        self,
+        operation: dict[str, Any],
+        given: dict[str, Any],
+        notes: Sequence[str] = (),
+        apart: bool = False,
+        **options: Any,
+    ) -> None:
+        """Write the inputs and put a run in the line. notes: for its log. apart: its results are nodes of their own."""
+        expected = (self.estimator.found or {}).get("seconds") if operation["name"] == "train" else None
         self.estimator.pause()
-        self._early = []
-        failed = ""
+        options = {"slug": self.entry["slug"], **self.run_options(operation), **options}
+        failed, slug, remembered = "", options.pop("slug"), jobqueue.Remembered(given)
         slicer.app.setOverrideCursor(qt.Qt.WaitCursor)  # nodes are written to files here
         try:
-            options = {"slug": self.entry["slug"], **self.run_options(operation), **options}
-            run = self.logic.process(
-                operation=operation["name"], inputs=given, on_event=self._on_early_event, **options
-            )
+            run = self.logic.process(slug, operation["name"], given, start=False, **options)
         except MedGenLibError as error:
             failed = str(error)
         except OSError as error:
@@ -440,25 +453,30 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if failed:  # said only now: no wait cursor over a message that waits for the person
             self._say_failed(failed)
             return
-        self._follow(run)
+        run.log.extend(notes)
+        chosen = [] if apart or isinstance(run, FramesRun) else self.parameters().nodes("output")
+        if chosen and gives_one_mask(operation):  # as chosen now: the run may begin much later
+            run.into = chosen[0].GetID(), self.parameters().text("merge") or merge.NEW
+        again = functools.partial(self.logic.again, slug, operation["name"], remembered, options)
+        self._follow(run, again, remembered.names, expected)
 
     def repeat(self, operation: dict[str, Any], given: dict[str, Any], notes: list[str], **options: Any) -> None:
-        """Start a run with options of its own instead of those chosen; `notes` go into its log."""
+        """Start a run with options of its own instead of those chosen, its results apart; `notes` go into its log."""
         if self._have_packages():
-            self._start(operation, given, **options)
-            self._on_run_events([{"event": "log", "message": note} for note in notes])
+            self._start(operation, given, notes, apart=True, **options)
 
     def _on_resume(self, checked: bool = False) -> None:
         names = self.logic.interrupted(self.entry["slug"])
         if not names or not self._have_packages():
             return
         self.estimator.pause()
+        name = names[-1]
         try:
-            run = self.logic.resume(names[-1], previews=self.previews())
+            run = self.logic.resume(name, previews=self.previews(), start=False)
         except MedGenLibError as error:
             self._say_failed(str(error))
             return
-        self._follow(run)
+        self._follow(run, functools.partial(self.logic.resume, name, start=False), [name])
 
     def _on_discard(self, checked: bool = False) -> None:
         for name in self.logic.interrupted(self.entry["slug"])[-1:]:
@@ -466,20 +484,20 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self._on_disk.clear()
         self.refresh()
 
-    def _follow(self, run: MedGenRun) -> None:
-        self._title = str(run.plan.operation["title"])
-        self.run.begin(self._title)
-        self._on_run_events(self._early or [])
-        self._early = None
-        self.poller.follow(run)
-        for room in self.rooms:
-            room.run_started(run)
+    def _follow(self, run: MedGenRun, *about: Any) -> None:
+        """Put a run in the line; `about`: what makes another, names of inputs and expected seconds."""
+        self.poller.follow(run, *about)
+        if self.poller.only_waits:
+            self.run.status.text = _("{title}: waits in line.").format(title=run.plan.operation["title"])
         self.refresh()
 
-    def _on_early_event(self, event: dict[str, Any]) -> None:
-        """Keep what is said while nodes are written; later events come through the poller."""
-        if self._early is not None:
-            self._early.append(event)
+    def _on_run_begin(self, run: MedGenRun) -> None:
+        self._title = str(run.plan.operation["title"])
+        self.run.begin(self._title)
+        for message in run.log:
+            self.run.log.appendPlainText(message)
+        for room in self.rooms:
+            room.run_started(run)
 
     def _on_run_events(self, events: list[dict[str, Any]]) -> None:
         for room in self.rooms:
@@ -495,8 +513,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if run.state == "done":
             self._take(run)
         elif run.state == "cancelled":
-            self.run.end(_("Cancelled."))
-            self.run.bar.value = 0
+            self._say_cancelled()
         else:
             self._say_failed(run.message)
         for room in self.rooms:
@@ -508,18 +525,18 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         parameters, found = self.parameters(), run.results
         said = [node.GetName() for node in results.nodes_of(found)]
         if "model" in found and not hasattr(found["model"], "GetID"):
-            parameters.set_text("model", found["model"].name)
-            parameters.set_text("name", "")
+            if run.plan.entry["slug"] == self.entry["slug"]:  # another may have been chosen meanwhile
+                parameters.set_text("model", found["model"].name)
+                if parameters.text("name") == found["model"].name:
+                    parameters.set_text("name", "")
             said.append(found["model"].name)
-        background = next(iter(parameters.nodes(reference_role(roles_of(run.plan.operation)) or "")), None)
-        results.show(found, background)
-        chosen = [] if isinstance(run, FramesRun) or run.apart else parameters.nodes("output")
-        if chosen and gives_one_mask(run.plan.operation) and results.nodes_of(found):
+        results.show(found, run.reference)
+        into = slicer.mrmlScene.GetNodeByID(run.into[0]) if run.into is not None else None
+        if run.into is not None and into is not None and results.nodes_of(found):
             try:
-                policy = parameters.text("merge") or merge.NEW
-                run.merged = merge.merge(results.nodes_of(found)[0], chosen[0], policy)
+                run.merged = merge.merge(results.nodes_of(found)[0], into, run.into[1])
                 self._on_run_events([{"event": "log", "message": words} for words in run.merged.said])
-                said = [chosen[0].GetName()]
+                said = [into.GetName()]
             except MedGenLibError as error:
                 self._say_failed(str(error))
                 return
@@ -532,10 +549,14 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         self.run.end(message, failed=True)
         slicer.util.errorDisplay(message, windowTitle="MedGen")
 
+    def _say_cancelled(self) -> None:
+        self.run.end(_("Cancelled."))
+        self.run.bar.value = 0
+
     def _on_cancel(self, checked: bool = False) -> None:
-        if self.poller.run is not None:
-            self.poller.run.cancel()
+        if not self.poller.only_waits:
             self.run.status.text = _("{title}: cancelling…").format(title=self._title)
+        self.poller.cancel()
 
     # --- coming and going
 
@@ -564,10 +585,10 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             room.exit()
 
     def cleanup(self) -> None:
-        """The module is unloaded: nothing goes on running."""
+        """The module is unloaded: its jobs go on, in the hands of the session."""
         self._closed = True
         self._freeze(True)
-        self.poller.drop()
+        self.poller.leave()
         self.estimator.drop()
         for room in self.rooms:
             room.cleanup()

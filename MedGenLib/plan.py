@@ -178,6 +178,12 @@ def cell(paths: list[str]) -> str:
     return json.dumps(paths) if len(paths) > 1 and any(";" in path for path in paths) else ";".join(paths)
 
 
+def parts_of(cell: str) -> list[str]:
+    """The files that a cell names, as `_cell` writes it; ValueError when it is neither."""
+    names = json.loads(cell) if cell.startswith("[") else cell.split(";")
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
 def write_collection(operation: dict[str, Any], files: dict[str, list[str]], folder: Path) -> Path:
     """The chosen files as what training reads: cohort.csv of one row, or a collection.json that names one for each
     pool; or RunError."""

@@ -33,7 +33,6 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
         self.row_buttons: list[Any] = []
         self._shown: list[tuple[str, str, str]] = []
         self._step = -1
-        self._again = False
         inside.addWidget(self._make_doubt())
         self.surfaces = qt.QCheckBox(_("Show segments as surfaces in 3D"))
         self.surfaces.connect("toggled(bool)", self._on_surfaces)
@@ -215,10 +214,6 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
 
     # --- runs
 
-    def run_started(self, run: Any) -> None:
-        """A repeated run gives nodes of its own."""
-        run.apart, self._again = self._again, False
-
     def run_ended(self, run: Any) -> None:
         """Remember what can be taken back; surfaces where they are wanted."""
         if run.state != "done":
@@ -257,9 +252,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
             self._say(str(error))
             return
         inputs, _name = wanted.pop("inputs"), wanted.pop("operation")
-        self._again = True
         self.panel.repeat(operation, inputs, notes, **wanted)
-        self._again = False
 
     def _say(self, words: str) -> None:
         self.panel.run.status.text = words

@@ -50,12 +50,15 @@ def before_apply(panel: Any, layout: Any) -> list[Room]:
 
 def below(panel: Any, layout: Any) -> list[Room]:
     """Rooms below the progress of a run."""
+    from MedGenLib.caseroom import CaseRoom
     from MedGenLib.compareroom import CompareRoom
     from MedGenLib.doctorroom import DoctorRoom
     from MedGenLib.mergeroom import MergeRoom
     from MedGenLib.modelsroom import ModelsRoom
+    from MedGenLib.queueroom import QueueRoom
     from MedGenLib.resultsroom import ResultsRoom
 
-    seen: list[Room] = [MergeRoom(panel), ResultsRoom(panel, layout), CompareRoom(panel, layout)]
+    seen: list[Room] = [MergeRoom(panel), QueueRoom(panel, layout), ResultsRoom(panel, layout)]
+    seen += [CompareRoom(panel, layout), CaseRoom(panel, layout)]
     models = ModelsRoom(panel, layout)
     return [*seen, models, DoctorRoom(panel, layout, models)]

@@ -69,7 +69,7 @@ class MedGenRun:
         self.context: dict[str, Any] = {}  # what Slicer adds to the record of each result (MedGenLib.provenance)
         self.added: list[str] = []  # ids of the nodes that came with the results
         self.merged: merge.Merged | None = None  # what was done to a segmentation that was there
-        self.apart = False  # whether its results stay nodes of their own, whatever is chosen
+        self.into: tuple[str, str] | None = None  # id of the segmentation that its result joins, and by which rule
         self.estimate: Event | None = None
         self.progress: Event | None = None
         self.state = "waiting"
@@ -77,6 +77,7 @@ class MedGenRun:
         self.exit_code: int | None = None
         self.log: list[str] = []
         self.changes: list[str] = []  # steps away from what was asked, where memory did not suffice
+        self.load_seconds = 0.0  # how long the scene stood still for the results
         self._reference_id = reference.GetID() if reference is not None and reference.GetScene() else None
         self._keep = keep
         self._on_event = on_event
@@ -106,6 +107,11 @@ class MedGenRun:
         self._job = job
         self.state = "running"
         return self
+
+    @property
+    def reference(self) -> Any:
+        """The input beside which the results are put; None where it is none, or no longer in the scene."""
+        return slicer.mrmlScene.GetNodeByID(self._reference_id) if self._reference_id else None
 
     @property
     def makes_nodes(self) -> bool:
@@ -148,13 +154,21 @@ class MedGenRun:
         if self._job is not None and self.running:
             self._job.cancel()
 
+    def discard(self, state: str = "cancelled", message: str = "") -> None:
+        """End a run that was never started, or could not be; its files go."""
+        if self._job is None and self.state == "waiting":
+            self.state, self.message = state, message
+            self.exit_code = CANCELLED if state == "cancelled" else OUR_FAULT
+            self._clean_up()
+
     def kill(self) -> None:
         """End the process tree at once."""
         if self._job is not None and self.running:
             self._job.kill()
 
-    def abandon(self) -> None:
-        """Forget a run that was killed: nothing is loaded, and its files go as soon as the process has ended."""
+    def abandon(self, wait: bool = False) -> None:
+        """Forget a run that was killed: nothing is loaded, and its files go as soon as the process has ended; with
+        `wait`, that is seen to before this returns."""
         if self._job is not None and self.running:
             job, self.state = self._job, "cancelled"
             slicer.mrmlScene.RemoveObserver(self._closing)  # here, as the scene is the main thread's
@@ -164,7 +178,10 @@ class MedGenRun:
                     job.wait(20)
                 self._delete_files()
 
-            threading.Thread(target=finish, daemon=True, name="medgen-abandoned").start()
+            thread = threading.Thread(target=finish, daemon=True, name="medgen-abandoned")
+            thread.start()
+            if wait:
+                thread.join()
 
     # --- in this process
 
@@ -197,16 +214,24 @@ class MedGenRun:
         if self._on_event is not None:
             self._on_event(event)
 
+    @property
+    def outlived(self) -> str:
+        """A sentence when the scene that the results were meant for is closed; else empty."""
+        if self._scene_closed and self.makes_nodes and not self.check:
+            return _("The scene was closed before the run ended, so its results were not loaded.")
+        return ""
+
     def _end(self, state: str, message: str, exit_code: int | None, outputs: list[Event]) -> None:
-        if state == "done" and self._scene_closed and self.makes_nodes and not self.check:
-            message = _("The scene was closed before the run ended, so its results were not loaded.")
-            state, exit_code = "cancelled", CANCELLED
+        if state == "done" and self.outlived:
+            state, message, exit_code = "cancelled", self.outlived, CANCELLED
         try:
             if state == "done" and not self.check:
-                before = _node_ids()
+                begin, before = time.monotonic(), _node_ids()
                 self.results = self._load(outputs)
                 self._dress()
                 self.added = [identity for identity in _node_ids() if identity not in before]
+                self.load_seconds = time.monotonic() - begin
+                self._note(said(_("Results loaded in {seconds:.2f} s.").format(seconds=self.load_seconds)))
         except MedGenLibError as error:
             state, message, exit_code = "failed", str(error), OUR_FAULT
         except OSError as error:
@@ -228,7 +253,7 @@ class MedGenRun:
 
     def _load(self, outputs: list[Event]) -> dict[str, Any]:
         roles = {role["name"]: role for role in self.plan.operation["outputs"]}
-        reference = slicer.mrmlScene.GetNodeByID(self._reference_id) if self._reference_id else None
+        reference = self.reference
         results: dict[str, Any] = {}
         with all_or_nothing(slicer.mrmlScene):
             for event in outputs:
@@ -281,19 +306,25 @@ def _node_ids() -> list[str]:
     return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
 
 
+def said(message: str) -> Event:
+    """A sentence for the log, as a run says it."""
+    return {"event": "log", "message": message}
+
+
 def can_resume(model: Path) -> bool:
     """Whether an interrupted training of a model left something to go on from."""
     return (model.with_name(model.name + ".training") / CHECKPOINT).is_file()
 
 
-def free_name(stem: str, folder: Path) -> str:
-    """`stem` made of letters, digits, - and _, numbered so that neither it nor a training of it is in the folder."""
+def free_name(stem: str, folder: Path, taken: Callable[[str], bool] = lambda name: False) -> str:
+    """`stem` made of letters, digits, - and _, numbered so that neither it nor a training of it is in the folder, and
+    that it is not `taken` otherwise."""
     clean = "".join(
         character if character.isascii() and (character.isalnum() or character in "-_") else "-" for character in stem
     )
     clean = clean.strip("-_") or "model"
     number = 1
-    while (folder / f"{clean}-{number}").exists() or (folder / f"{clean}-{number}.training").exists():
+    while any((folder / f"{clean}-{number}{end}").exists() for end in ("", ".training")) or taken(f"{clean}-{number}"):
         number += 1
     return f"{clean}-{number}"
 

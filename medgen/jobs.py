@@ -213,6 +213,20 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
 
 
+def _unexpected(exit_code: int, log: list[str]) -> str:
+    """A sentence for a process that ended without saying why; a negative code is the signal that ended it."""
+    if os.name != "nt" and exit_code == -signal.SIGKILL:
+        return (
+            "The run was ended from outside, as the system does when memory runs out; close other programs or choose a "
+            "smaller tier, then try again."
+        )
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else f"signal {-exit_code}"
+        return f"The run crashed in native code ({name}); see its log, try again, or choose the CPU as device."
+    tail = " | ".join(log[-3:])
+    return f"The run ended unexpectedly (exit code {exit_code}): {tail}"
+
+
 class Job:
     """A run in a process of its own. Poll `events()` from a timer, or `wait()`.
 
@@ -251,7 +265,15 @@ class Job:
             **options,
         )
         self.state = "running"
-        threading.Thread(target=self._read, args=(self._process,), daemon=True, name="medgen-job").start()
+        for work in (self._read, self._see_end):
+            threading.Thread(target=work, args=(self._process,), daemon=True, name="medgen-job").start()
+
+    def _see_end(self, process: subprocess.Popen[str]) -> None:
+        """End what a dead process leaves behind: its children hold its output open, and nobody would end them."""
+        process.wait()
+        if os.name != "nt":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -303,8 +325,7 @@ class Job:
             self.message = self.message or "The run was cancelled."
         else:
             self.state = "failed"
-            tail = " | ".join(self.log[-3:])
-            self.message = self.message or f"The run ended unexpectedly (exit code {self.exit_code}): {tail}"
+            self.message = self.message or _unexpected(self.exit_code, self.log)
 
     @property
     def running(self) -> bool:

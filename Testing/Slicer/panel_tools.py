@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import slicer
+
+from MedGenLib import jobqueue
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -26,12 +28,14 @@ def stub_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(stub_catalog: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The stub method stands in the catalog; models live in a folder of the test's own."""
+def home(stub_catalog: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The stub method stands in the catalog; models live in a folder of the test's own; no job outlives the test."""
     monkeypatch.setenv("MEDGEN_CATALOG", str(stub_catalog))
     monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{ROOT}")
     monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+    yield tmp_path / "home"
+    jobqueue.line().close()
+    slicer.medgenSession.__dict__.update(listeners=[], at_once=1, pace={}, batch=None)
 
 
 def node_count() -> int:

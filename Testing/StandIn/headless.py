@@ -94,7 +94,8 @@ class CommandOptions:
 
 
 class App:
-    """`slicer.app` without a window. `exit_code` is None until `exit` was called; tests call `at_startup`."""
+    """`slicer.app` without a window. `exit_code` is None until `exit` was called; tests call what `at_startup` and
+    `at_quit` hold."""
 
     applicationName = "Slicer"
     slicerHome = ""
@@ -106,11 +107,13 @@ class App:
         self.temporaryPath = tempfile.mkdtemp(prefix="slicer-standin-")
         self.exit_code: int | None = None
         self.at_startup: list[Any] = []
+        self.at_quit: list[Any] = []
 
     def connect(self, signature: str, function: Any) -> bool:
-        if signature != "startupCompleted()":
+        lists = {"startupCompleted()": self.at_startup, "aboutToQuit()": self.at_quit}
+        if signature not in lists:
             raise ValueError(f"slicer.app has no signal {signature} in the stand-in")
-        self.at_startup.append(function)
+        lists[signature].append(function)
         return True
 
     def applicationLogic(self) -> Any:

@@ -19,7 +19,18 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 _EXPORTED = {
     QtCore: ["QObject", "QTimer", "Qt", "QSettings", "QSize", "QEvent", "QUrl", "QDir"],
-    QtGui: ["QAction", "QIcon", "QImage", "QPainter", "QPixmap", "QFont", "QColor", "QDesktopServices", "QPalette"],
+    QtGui: [
+        "QAction",
+        "QBrush",
+        "QIcon",
+        "QImage",
+        "QPainter",
+        "QPixmap",
+        "QFont",
+        "QColor",
+        "QDesktopServices",
+        "QPalette",
+    ],
     QtWidgets: [
         "QAbstractItemView",
         "QApplication",
@@ -43,6 +54,7 @@ _EXPORTED = {
         "QSlider",
         "QSpinBox",
         "QTableWidget",
+        "QTableWidgetItem",
         "QTextEdit",
         "QToolButton",
         "QVBoxLayout",
