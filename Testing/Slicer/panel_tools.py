@@ -43,7 +43,7 @@ def node_count() -> int:
     return int(slicer.mrmlScene.GetNumberOfNodes())
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Let timers and processes work until something is so."""
     end = time.monotonic() + seconds
     while not condition():
