@@ -10,17 +10,22 @@ from __future__ import annotations
 import importlib
 import inspect
 import platform
+import sysconfig
 import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medgen.doctor import NEEDED
-from medgen.doctor import _numbers as numbers
+from medgen import resources
+from medgen.doctor import NEEDED, numbers
 from MedGenLib.errors import MedGenLibError
 from MedGenLib.i18n import _
 
 TORCH = "2.8"
+ROOM = {
+    True: 8 * 2**30,
+    False: 2**30,
+}  # bytes of disk that are enough with torch (its GPU builds unpack to 6 GB), without
 PINNED = ("torch", "torchvision", "numpy", "scipy", "SimpleITK")
 
 
@@ -50,6 +55,11 @@ def question(requirements: list[str]) -> str:
     listed = "\n".join(f"    {requirement}" for requirement in requirements)
     torch = any(requirement.startswith("torch>=") for requirement in requirements)
     size = _("This downloads up to 3 GB.") if torch else _("This downloads some 100 MB.")
+    free = resources.free_disk(Path(sysconfig.get_paths()["purelib"]))
+    if free is not None and free < ROOM[torch]:
+        size += " " + _("Only {free:.1f} GB are free where they go; free some disk space first.").format(
+            free=free / 2**30
+        )
     return _(
         "MedGen needs Python packages that are not installed yet:\n\n{listed}\n\n{size} Slicer will stand still for "
         "minutes meanwhile. Install them now?"

@@ -43,7 +43,7 @@ def examine() -> dict[str, Any]:
         found = versions[name]
         if found is None:
             findings.append(f"{name} is not installed; install it (at least {floor}).")
-        elif _numbers(found) < _numbers(floor):
+        elif numbers(found) < numbers(floor):
             findings.append(f"{name} {found} is too old; install at least {floor}.")
     if _version("slicer") is not None:
         findings.append("The unrelated package “slicer” hides Slicer's own; uninstall it.")
@@ -83,7 +83,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version ("2.13.0+cpu" -> 2, 13, 0), to compare."""
     parts = []
     for part in version.split("+")[0].split(".")[:3]:
         digits = "".join(c for c in part if c.isdigit())

@@ -63,6 +63,15 @@ def test_one_question_lists_everything_and_says_that_slicer_stands_still(version
     assert "stand still" in text and "3 GB" in text
 
 
+@pytest.mark.parametrize(("free", "said"), [(5, True), (50, False), (None, False)])
+def test_the_question_says_when_the_disk_is_too_small(
+    free: int | None, said: bool, versions: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install.resources, "free_disk", lambda path: None if free is None else free << 30)
+    assert ("free some disk space" in install.question(install.missing())) is said
+    assert "free some disk space" not in install.question(["rich>=13"])
+
+
 def test_torch_comes_first_and_the_rest_is_pinned_to_it(registry: list[Any]) -> None:
     install.install(install.missing())
     assert registry[0] == ("torch", False, ">=2.8")
