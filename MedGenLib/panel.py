@@ -370,7 +370,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if unready or (self.trains_from_nodes() and missing_inputs(training, given)):
             self.estimator.forget()
             self._say_time("")
-        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training), cases):
+        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training), cases=cases):
             if self.slices is not None:
                 self.slices.suggest(None)
             self._say_time(_("Estimating the time…"))
