@@ -1,6 +1,7 @@
 """Runs in a Python of its own: the modules, or Slicer's own tests, on the stand-in with a source tree's genuine files.
 
     python Testing/Slicer/conformance.py SOURCE modules [developer]
+    python Testing/Slicer/conformance.py SOURCE selftest MedGenSegmentation
     python Testing/Slicer/conformance.py SOURCE tests test_slicer_util_getNodes
 
 SOURCE is a Slicer source tree, of which Base/Python/slicer is used. The last line printed is a report in JSON.
@@ -11,7 +12,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
 import os
+import shutil
 import sys
 import tempfile
 import types
@@ -91,7 +94,7 @@ def exercise(name: str, developer: bool) -> dict[str, Any]:
     outer.show()
     widget = outer.self()
     seen["widget's name"] = widget.moduleName
-    seen["developer section"] = hasattr(widget, "reloadTestMenuButton")
+    seen["developer section"] = hasattr(widget, "reloadCollapsibleButton")
     widget.enter()
     widget.exit()
     node = widget.logic.getParameterNode()
@@ -149,6 +152,38 @@ def exercise_modules(source: Path, developer: bool) -> dict[str, Any]:
         "raised": raised,
         "contexts": sorted(contexts),
     }
+
+
+class Said(logging.Handler):
+    """What was logged; Slicer's self-tests log what they display."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def reload_and_test(source: Path, name: str) -> dict[str, Any]:
+    """Choose "Reload and Test" in a module's developer section; what the self-test said, and what was raised."""
+    use_genuine(source)
+    settings_for(True)
+    import slicer_standin
+
+    raised: list[str] = []
+    sys.excepthook = lambda kind, value, trace: raised.append(repr(value))
+    said = Said()
+    logging.getLogger().addHandler(said)
+    logging.getLogger().setLevel(logging.INFO)
+    outer = slicer_standin.load_module(ROOT / name / f"{name}.py").widgetRepresentation()
+    outer.show()
+    widget = outer.self()
+    if hasattr(widget, "reloadTestAction"):
+        widget.reloadTestAction.trigger()
+    else:  # a button in older Slicers, an entry of a menu in newer ones
+        widget.reloadAndTestButton.click()
+    return {"said": said.messages, "raised": raised}
 
 
 class Result(unittest.TestResult):
@@ -224,8 +259,11 @@ if __name__ == "__main__":
     tree, what, *more = sys.argv[1:]
     if what == "modules":
         report: dict[str, Any] = exercise_modules(Path(tree), more == ["developer"])
+    elif what == "selftest":
+        report = reload_and_test(Path(tree), more[0])
     else:
         report = run_tests(Path(tree), more[0])
     print("\n" + json.dumps(report))
     sys.stdout.flush()
+    shutil.rmtree(os.environ["XDG_CONFIG_HOME"])
     os._exit(0)  # Slicer's tests leave widgets behind whose observers outlive Qt

@@ -19,16 +19,17 @@ from conformance import HERE, MODULES, NOT_MODELLED
 
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 
-# By file of Base/Python/slicer/tests, how many of its tests pass; fewer is a fault of the stand-in.
+# By file of Base/Python/slicer/tests, how many pass of how many tests. An older tree may have fewer tests, and as many
+# that do not pass; a newer one may have more. Whatever else does not pass is a fault of the stand-in.
 FLOORS = {
-    "test_slicer_parameter_node_wrapper": 33,
-    "test_slicer_parameter_pack": 18,
-    "test_slicer_parameter_node_wrapper_gui_creation": 11,
-    "test_slicer_parameter_node_wrapper_guis": 30,
-    "test_slicer_util_VTKObservationMixin": 12,
-    "test_slicer_util_getNodes": 4,
-    "test_slicer_util_chdir": 3,
-    "test_slicer_util_childWidgetVariables": 1,
+    "test_slicer_parameter_node_wrapper": (33, 33),
+    "test_slicer_parameter_pack": (18, 18),
+    "test_slicer_parameter_node_wrapper_gui_creation": (11, 11),
+    "test_slicer_parameter_node_wrapper_guis": (30, 32),
+    "test_slicer_util_VTKObservationMixin": (12, 12),
+    "test_slicer_util_getNodes": (4, 4),
+    "test_slicer_util_chdir": (3, 3),
+    "test_slicer_util_childWidgetVariables": (1, 1),
 }
 
 
@@ -47,7 +48,7 @@ def source() -> Path:
 def conform(*words: object) -> Any:
     """What conformance.py reports."""
     command = [sys.executable, str(HERE / "conformance.py"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -80,6 +81,16 @@ def test_the_modules_live_under_slicers_genuine_base_classes(
     assert {*MODULES, "MedGenLib.panel", "MedGenLib.sections"} <= set(report["contexts"])
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_reload_and_test_of_the_developer_section_passes(
+    source: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
+    report = conform(source, "selftest", name)
+    assert report["raised"] == []
+    assert f"{name}: all tests passed" in report["said"]
+
+
 @pytest.mark.parametrize("name", FLOORS)
 def test_slicers_own_tests_pass_on_the_stand_in(source: Path, name: str) -> None:
     if not (source / "Base" / "Python" / "slicer" / "tests" / f"{name}.py").is_file():
@@ -89,7 +100,10 @@ def test_slicers_own_tests_pass_on_the_stand_in(source: Path, name: str) -> None
     passed = len(outcomes) - len(others)
     if others:  # named in pytest's summary, whether or not they are too many
         warnings.warn("\n".join([f"{name}: {passed} of {len(outcomes)} passed, not:", *others]), stacklevel=1)
-    assert passed >= FLOORS[name], "\n".join([f"{passed} of {len(outcomes)} passed, not:", *others])
+    known_to_pass, known = FLOORS[name]
+    assert passed >= min(known_to_pass, len(outcomes) - (known - known_to_pass)), "\n".join(
+        [f"{passed} of {len(outcomes)} passed, not:", *others]
+    )
 
 
 OF_OUR_OWN = """
