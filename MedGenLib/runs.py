@@ -25,7 +25,7 @@ from MedGenLib.errors import MedGenLibError, RunError, plain
 from MedGenLib.i18n import _
 from MedGenLib.load import load_results
 from MedGenLib.plan import WITHOUT_NODE, Plan
-from MedGenLib.scratch import all_or_nothing
+from MedGenLib.scratch import all_or_nothing, node_ids
 
 Event = dict[str, Any]
 
@@ -201,10 +201,10 @@ class MedGenRun:
             state, exit_code = "cancelled", CANCELLED
         try:
             if state == "done" and not self.check:
-                before = _node_ids()
+                before = node_ids(slicer.mrmlScene)
                 self.results = self._load(outputs)
                 self._dress()
-                self.added = [identity for identity in _node_ids() if identity not in before]
+                self.added = [identity for identity in node_ids(slicer.mrmlScene) if identity not in before]
         except MedGenLibError as error:
             state, message, exit_code = "failed", str(error), OUR_FAULT
         except OSError as error:
@@ -271,12 +271,6 @@ class MedGenRun:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(path), str(target))
         return target
-
-
-def _node_ids() -> list[str]:
-    """Ids of all nodes of the scene, in order."""
-    scene = slicer.mrmlScene
-    return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
 
 
 def can_resume(model: Path) -> bool:
