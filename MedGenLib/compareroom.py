@@ -9,13 +9,13 @@ from typing import Any
 
 import qt
 import slicer
-import slicer.util
 
 from MedGenLib import compare, provenance
 from MedGenLib.compareviews import Alone, SideBySide
 from MedGenLib.errors import MedGenLibError
 from MedGenLib.i18n import _
 from MedGenLib.rooms import Room
+from MedGenLib.scratch import node_ids
 from MedGenLib.sections import NARROW, form, section, text_label
 from MedGenLib.selectors import node_selector
 from MedGenLib.takeback import history
@@ -156,10 +156,9 @@ class CompareRoom(Room):
         self._case = None
         self.map.checked = False
         if isinstance(found, compare.Found):
-            before = {node.GetID() for node in slicer.util.getNodes("*").values()}
+            before = set(node_ids(slicer.mrmlScene))
             self.nodes = compare.publish(case, found)
-            added = [one.GetID() for one in slicer.util.getNodes("*").values() if one.GetID() not in before]
-            history.remember(_("Compare"), added)
+            history.remember(_("Compare"), [one for one in node_ids(slicer.mrmlScene) if one not in before])
             self._say(self._text(case, found))
         else:
             words = _("The comparison failed ({error}); see the Python console.")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import slicer
 import vtk
 
 from MedGenLib import scratch
@@ -19,6 +18,7 @@ from MedGenLib.geometry import ijk_to_ras
 from MedGenLib.i18n import _
 
 ROLE = "MedGen.halos"  # the reference from the points to their model
+OWNER = "MedGen.points"  # and back
 SIZE = "MedGen.voxel"  # mm
 _PREFIX = "confidence "
 _COLOUR = (1.0, 0.65, 0.1)
@@ -74,6 +74,7 @@ def add(points: Any, voxel: float) -> list[Any]:
     display.SetVisibility2D(True)
     display.SetSliceIntersectionThickness(2)
     points.SetNodeReferenceID(ROLE, model.GetID())
+    model.SetNodeReferenceID(OWNER, points.GetID())
     update(points)
     return [model, display]
 
@@ -105,12 +106,12 @@ def update(points: Any) -> None:
     model.SetAndObservePolyData(balls.GetOutput())
 
 
-def remove(points: Any) -> None:
-    """Take the halos away."""
-    model = of(points)
-    if model is not None:
-        points.RemoveNodeReferenceIDs(ROLE)
-        display = model.GetDisplayNode()
-        scratch.remove(slicer.mrmlScene, model)
-        if display is not None:
-            scratch.remove(slicer.mrmlScene, display)
+def forget_orphans(scene: Any) -> None:
+    """Remove the halos of points that somebody has deleted."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLModelNode")
+    for model in [scene.GetNthNodeByClass(number, "vtkMRMLModelNode") for number in range(count)]:
+        if model.GetNodeReferenceID(OWNER) and model.GetNodeReference(OWNER) is None:
+            display = model.GetDisplayNode()
+            scratch.remove(scene, model)
+            if display is not None:
+                scratch.remove(scene, display)

@@ -9,7 +9,7 @@ import qt
 from MedGenLib import merge
 from MedGenLib.i18n import _
 from MedGenLib.rooms import Room
-from MedGenLib.sections import fill
+from MedGenLib.sections import fill, gives_one_mask
 
 
 class MergeRoom(Room):
@@ -39,4 +39,6 @@ class MergeRoom(Room):
         was_blocked = self.policy.blockSignals(True)
         self.policy.currentIndex = merge.POLICIES.index(known) if known in merge.POLICIES else 0
         self.policy.blockSignals(was_blocked)
-        self.policy.setVisible(bool(parameters.nodes("output")) and bool(self.panel.apply.output.visible))
+        operation = self.panel.operation
+        fits = operation is not None and gives_one_mask(operation) and self.panel.frames() != "all"
+        self.policy.setVisible(fits and bool(parameters.nodes("output")))

@@ -167,7 +167,7 @@ def _outputs() -> Iterator[Output]:
             record = record_of(node)
             if record:
                 yield Output(node, record)
-        elif node.IsA("vtkMRMLSegmentationNode"):
+        if node.IsA("vtkMRMLSegmentationNode"):
             for identity in node.GetSegmentation().GetSegmentIDs():
                 record = record_of_segment(node.GetSegmentation().GetSegment(identity))
                 if record:

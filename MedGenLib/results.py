@@ -40,6 +40,14 @@ def show_one(node: Any, segment: str = "") -> None:
             jump_to(place)
 
 
+def show_where_empty(volume: Any) -> None:
+    """Put a volume into the slice views that show none, as after one was removed."""
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        known = composite.GetBackgroundVolumeID()
+        if not known or slicer.mrmlScene.GetNodeByID(known) is None:
+            composite.SetBackgroundVolumeID(volume.GetID())
+
+
 def jump_to(place: Any) -> None:
     """Move all slice views to a position, RAS mm, and centre it."""
     slicer.modules.markups.logic().JumpSlicesToLocation(*place, True)

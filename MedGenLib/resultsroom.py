@@ -61,7 +61,11 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
                 (_("Run again exactly"), "", self._on_again),
             ),
             (
-                (_("Save as JSON…"), _("How these results came to be, as a file"), self._on_save),
+                (
+                    _("Save as JSON…"),
+                    _("How they came to be, as a file; it holds the names of nodes"),
+                    self._on_save,
+                ),
                 (_("Copy medgen command"), _("The command line that repeats this run"), self._on_copy_medgen),
             ),
             ((_("Copy Slicer command"), _("The same through Slicer without a window"), self._on_copy_slicer),),
@@ -185,7 +189,8 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
             self._show_doubt(provenance.outputs_of_last_run())
 
     def _follow_points(self) -> None:
-        """Halos move with their points, those of a loaded scene too."""
+        """Halos move and go with their points, those of a loaded scene too."""
+        halos.forget_orphans(slicer.mrmlScene)
         events = slicer.vtkMRMLMarkupsNode
         for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode"):
             if halos.of(node) is None:
@@ -232,6 +237,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
             windowTitle="MedGen",
         ):
             return
+        shown = self._background()
         try:
             gone = ", ".join(f"“{name}”" for name in history.take_back(leave_edited=bool(edited)))
         except MedGenLibError as error:
@@ -239,7 +245,18 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
             return
         words = _("Taken back: {names}.").format(names=gone) if gone else _("Nothing was taken back.")
         self._say(words + (_(" Left as edited: {names}.").format(names=edited) if edited else ""))
+        if shown is not None:
+            results.show_where_empty(shown)
         self.panel.refresh()
+
+    def _background(self) -> Any:
+        """The volume that the last run was made from."""
+        for one in provenance.outputs_of_last_run()[:1]:
+            for given in one.record.get("inputs", []):
+                node = slicer.mrmlScene.GetNodeByID(given.get("node", ""))
+                if node is not None and node.IsA("vtkMRMLVolumeNode"):
+                    return node
+        return None
 
     def _on_again(self, checked: bool = False) -> None:
         outputs = provenance.outputs_of_last_run()

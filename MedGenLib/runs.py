@@ -25,7 +25,7 @@ from MedGenLib.errors import MedGenLibError, RunError, plain
 from MedGenLib.i18n import _
 from MedGenLib.load import load_results
 from MedGenLib.plan import WITHOUT_NODE, Plan
-from MedGenLib.scratch import all_or_nothing
+from MedGenLib.scratch import all_or_nothing, node_ids
 
 Event = dict[str, Any]
 
@@ -226,10 +226,10 @@ class MedGenRun:
             state, message, exit_code = "cancelled", self.outlived, CANCELLED
         try:
             if state == "done" and not self.check:
-                begin, before = time.monotonic(), _node_ids()
+                begin, before = time.monotonic(), node_ids(slicer.mrmlScene)
                 self.results = self._load(outputs)
                 self._dress()
-                self.added = [identity for identity in _node_ids() if identity not in before]
+                self.added = [identity for identity in node_ids(slicer.mrmlScene) if identity not in before]
                 self.load_seconds = time.monotonic() - begin
                 self._note(said(_("Results loaded in {seconds:.2f} s.").format(seconds=self.load_seconds)))
         except MedGenLibError as error:
@@ -298,12 +298,6 @@ class MedGenRun:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(path), str(target))
         return target
-
-
-def _node_ids() -> list[str]:
-    """Ids of all nodes of the scene, in order."""
-    scene = slicer.mrmlScene
-    return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
 
 
 def said(message: str) -> Event:

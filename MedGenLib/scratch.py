@@ -139,6 +139,11 @@ def all_or_nothing(scene: Any) -> Iterator[None]:
         raise
 
 
+def node_ids(scene: Any) -> list[str]:
+    """Ids of all nodes of a scene, in order."""
+    return [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
+
+
 def remove(scene: Any, node: Any) -> None:
     """Remove a node, where it is still there, with its subject hierarchy item: only the application's plugins would
     do so by themselves."""

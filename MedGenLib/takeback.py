@@ -48,7 +48,9 @@ class History:
         self._watch()
         scene = slicer.mrmlScene
         there = {identity: scene.GetNodeByID(identity) for identity in node_ids}
-        step = Step(title, {key: _print(node) for key, node in there.items() if node is not None}, merged)
+        # A colour table may serve other nodes by now.
+        ours = {key: node for key, node in there.items() if node is not None and not node.IsA("vtkMRMLColorNode")}
+        step = Step(title, {key: _print(node) for key, node in ours.items()}, merged)
         target = scene.GetNodeByID(merged.node) if merged is not None else None
         if merged is not None and target is not None:
             prints = fingerprint.of_segments(target)
@@ -162,19 +164,20 @@ def _print(node: Any) -> str | None:
 
 
 def _belonging(keep: frozenset[str]) -> frozenset[str]:
-    """Ids of the nodes that nodes refer to, and of those through which sequences are played."""
-    found: set[str] = set()
-    scene = slicer.mrmlScene
-    for identity in keep:
-        node = scene.GetNodeByID(identity)
+    """Ids of the nodes that nodes refer to, directly or by others, and of those through which sequences are played."""
+    found, waiting = set(keep), list(keep)
+    while waiting:
+        node = slicer.mrmlScene.GetNodeByID(waiting.pop())
         if node is None:  # a segment's id
             continue
-        for role in [node.GetNthNodeReferenceRole(index) for index in range(node.GetNumberOfNodeReferenceRoles())]:
-            found |= {node.GetNthNodeReferenceID(role, n) for n in range(node.GetNumberOfNodeReferences(role))}
-        for browser in _browsers() if node.IsA("vtkMRMLSequenceNode") else []:
-            proxy = browser.GetProxyNode(node)
-            if proxy is not None:
-                found |= {proxy.GetID(), *_belonging(frozenset([proxy.GetID()]))}
+        roles = [node.GetNthNodeReferenceRole(index) for index in range(node.GetNumberOfNodeReferenceRoles())]
+        near = {
+            node.GetNthNodeReferenceID(role, n) for role in roles for n in range(node.GetNumberOfNodeReferences(role))
+        }
+        if node.IsA("vtkMRMLSequenceNode"):
+            near |= {proxy.GetID() for proxy in (one.GetProxyNode(node) for one in _browsers()) if proxy is not None}
+        waiting += near - found
+        found |= near
     return frozenset(found)
 
 

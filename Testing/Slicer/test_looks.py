@@ -24,7 +24,7 @@ from results_tools import image, layout, pictures, room, said  # noqa: F401
 from medgen import io, markups
 from medgen.case import Box, Mask, Plot, Points, Segment
 from medgen.method import Kind
-from MedGenLib import halos, looks, merge, provenance
+from MedGenLib import halos, looks, merge, provenance, results
 from MedGenLib.load import load_result, load_results, provenance_of
 from MedGenLib.selftest import add_volume
 from MedGenLib.takeback import history
@@ -139,6 +139,12 @@ def test_a_plot_is_a_chart_of_every_column(volume: Any, tmp_path: Path) -> None:
     series = [chart.GetNthPlotSeriesNode(number) for number in range(chart.GetNumberOfPlotSeriesNodes())]
     assert [(one.GetXColumnName(), one.GetYColumnName()) for one in series] == [("step", "loss"), ("step", "dice")]
     assert all(one.GetTableNode() is node for one in series) and chart.GetXAxisTitle() == "step"
+    results.show_one(node)
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    assert selection.GetActivePlotChartID() == chart.GetID()
+    slicer.mrmlScene.RemoveNode(chart)
+    results.show_one(node)
+    assert selection.GetActiveTableID() == node.GetID()
 
 
 @pytest.fixture
@@ -185,6 +191,12 @@ def test_a_halo_follows_its_point_and_goes_with_it(landmarks: Any) -> None:
     before = model.GetPolyData().GetNumberOfPoints()
     points.RemoveNthControlPoint(0)
     assert 0 < model.GetPolyData().GetNumberOfPoints() < before
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Deleted by hand")
+    copy.AddControlPoint(0, 0, 0)
+    copy.SetNthControlPointDescription(0, "confidence 0.5")
+    other = halos.add(copy, 1.0)
+    slicer.mrmlScene.RemoveNode(copy)
+    assert all(node.GetScene() is None for node in other)
     everything = [points, model, model.GetDisplayNode(), points.GetDisplayNode()]
     history.remember("Apply", [node.GetID() for node in everything])
     room(landmarks.panel, "ResultsRoom").take_back.enabled = True

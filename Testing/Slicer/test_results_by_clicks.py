@@ -75,6 +75,8 @@ def test_results_are_listed_shown_and_taken_back_run_by_run(
     assert hierarchy.GetItemByDataNode(mask) == 0
     results.take_back.click()
     assert ids() == before and not results.take_back.enabled and results.nothing.visible
+    composite = layout.sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    assert composite.GetBackgroundVolumeID() == image.GetID()  # and not nothing, where the result was
     apply(panel)
     (mask,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert mask.GetSegmentation().ContainsRepresentation("Closed surface")  # remembered
