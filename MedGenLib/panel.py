@@ -425,6 +425,7 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
         if failed:  # said only now: no wait cursor over a message that waits for the person
             self._say_failed(failed)
             return
+        run.target = next(iter(self.parameters().nodes("output")), None)
         again = functools.partial(self.logic.again, slug, operation["name"], remembered, options)
         self._follow(run, again, remembered.names, expected)
 
@@ -493,7 +494,8 @@ class MedGenPanel(Choices, slicer.util.VTKObservationMixin):
             said.append(found["model"].name)
         background = next(iter(parameters.nodes(reference_role(roles_of(run.plan.operation)) or "")), None)
         results.show(found, background)
-        chosen = [] if isinstance(run, FramesRun) else parameters.nodes("output")
+        there = run.target is not None and run.target.GetScene() is slicer.mrmlScene
+        chosen = [run.target] if there and not isinstance(run, FramesRun) else []
         if chosen and gives_one_mask(run.plan.operation) and results.nodes_of(found):
             try:
                 results.add_segments(results.nodes_of(found)[0], chosen[0])

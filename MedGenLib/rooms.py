@@ -45,4 +45,4 @@ def below(panel: Any, layout: Any) -> list[Room]:
     from MedGenLib.caseroom import CaseRoom  # they stand on `Room`
     from MedGenLib.queueroom import QueueRoom
 
-    return [QueueRoom(panel, layout), CaseRoom(panel, layout)]
+    return [CaseRoom(panel, layout), QueueRoom(panel, layout)]

@@ -72,6 +72,7 @@ class MedGenRun:
         self.message = ""
         self.exit_code: int | None = None
         self.log: list[str] = []
+        self.target: Any = None  # the segmentation that was chosen for the result
         self.load_seconds = 0.0  # how long the scene stood still for the results
         self._reference_id = reference.GetID() if reference is not None and reference.GetScene() else None
         self._keep = keep
