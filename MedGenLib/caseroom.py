@@ -16,6 +16,7 @@ from MedGenLib import cases, jobqueue
 from MedGenLib.attendant import in_line_tip, tell_of_cases
 from MedGenLib.errors import MedGenLibError
 from MedGenLib.i18n import _
+from MedGenLib.queueroom import give_height
 from MedGenLib.rooms import Room
 from MedGenLib.sections import fill, form, section, text_label
 from MedGenLib.selectors import role_help, role_label
@@ -168,10 +169,8 @@ class CaseRoom(Room):
         wanted = (self.panel.entry["slug"], operation["name"])
         if wanted != self._patterns_for:
             self._patterns_for = wanted
-            while self._pattern_rows.count():
-                item = self._pattern_rows.takeAt(0)
-                item.widget().hide()
-                item.widget().deleteLater()
+            while self._pattern_rows.rowCount():
+                self._pattern_rows.removeRow(0)
             self.pattern_edits = {}
             for role in operation["inputs"]:
                 edit = self.pattern_edits[role["name"]] = qt.QLineEdit()
@@ -235,6 +234,7 @@ class CaseRoom(Room):
             pattern = _("{count} cannot be run: “{name}”: {problem}")
             words.append(pattern.format(count=len(broken), name=broken[0].name, problem=broken[0].problem))
         self.found_text.text = "\n".join(words)
+        give_height(self.found_text)
         self.found_text.setStyleSheet("color: #9a5b00;" if broken or self._problem else "")
         reason = self._why_not(operation)
         self.start.text = _("{title}: {count} cases").format(title=operation["title"], count=len(names))
@@ -287,6 +287,7 @@ class CaseRoom(Room):
         if batch is None:
             return
         self.status.text = batch.summary() + "."
+        give_height(self.status)
         self.status.setStyleSheet("color: #b02020;" if batch.failed else "")
         for button, ready, why_not in (
             (self.cancel, not batch.finished, _("No case waits or runs.")),

@@ -10,7 +10,7 @@ from MedGenLib import cards, jobqueue
 from MedGenLib.i18n import _
 from MedGenLib.jobqueue import CANCELLED, DONE, FAILED, RUNNING, WAITING, QueuedJob
 from MedGenLib.rooms import Room
-from MedGenLib.sections import section, text_label
+from MedGenLib.sections import NARROW, section, text_label
 
 COLUMN_JOB, COLUMN_INPUT, COLUMN_STATE, COLUMN_LEFT = range(4)
 ROWS_SHOWN = 6
@@ -30,6 +30,12 @@ def state_text(job: QueuedJob) -> str:
     if job.state == RUNNING and job.progress is not None and job.progress["total"]:
         words += _(", {percent} %").format(percent=round(100 * job.progress["done"] / job.progress["total"]))
     return words
+
+
+def give_height(label: Any) -> None:
+    """Nested layouts do not always ask a wrapped label how high it is at its width: say it."""
+    width = label.width if label.width > NARROW else NARROW
+    label.minimumHeight = label.heightForWidth(width) if label.text else 0
 
 
 class QueueRoom(Room):
@@ -54,7 +60,7 @@ class QueueRoom(Room):
         below = qt.QHBoxLayout()
         self._at_once_label = qt.QLabel(_("At once"))
         self.at_once = qt.QSpinBox()
-        self.at_once.setRange(1, 8)
+        self.at_once.minimum, self.at_once.maximum = 1, 8
         self.at_once.setToolTip(_("How many jobs run at the same time; each needs its own memory"))
         self.at_once.connect("valueChanged(int)", self._on_at_once)
         below.addWidget(self._at_once_label)
@@ -169,6 +175,7 @@ class QueueRoom(Room):
         job = self.chosen
         self.message.text = job.message if job is not None else ""
         self.message.setVisible(bool(self.message.text))
+        give_height(self.message)
         unfinished = job is not None and not job.finished
         for button, ready, why_not in (
             (self.cancel, unfinished, _("Choose a job that waits or runs.")),

@@ -58,7 +58,7 @@ def below(panel: Any, layout: Any) -> list[Room]:
     from MedGenLib.queueroom import QueueRoom
     from MedGenLib.resultsroom import ResultsRoom
 
-    seen: list[Room] = [MergeRoom(panel), QueueRoom(panel, layout), ResultsRoom(panel, layout)]
-    seen += [CompareRoom(panel, layout), CaseRoom(panel, layout)]
+    seen: list[Room] = [MergeRoom(panel), ResultsRoom(panel, layout), CompareRoom(panel, layout)]
+    many: list[Room] = [CaseRoom(panel, layout), QueueRoom(panel, layout)]
     models = ModelsRoom(panel, layout)
-    return [*seen, models, DoctorRoom(panel, layout, models)]
+    return [*seen, *many, models, DoctorRoom(panel, layout, models)]
