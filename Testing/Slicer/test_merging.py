@@ -10,6 +10,7 @@ import pytest
 import slicer
 import slicer.util
 import slicer_standin
+from vtk.util.numpy_support import vtk_to_numpy
 
 from MedGenLib import fingerprint, merge, provenance
 from MedGenLib.errors import RunError
@@ -148,6 +149,9 @@ def test_segments_that_share_a_labelmap_lose_nothing_to_their_neighbour(volume: 
     merge.undo(done)
     assert np.array_equal(voxels(target, "ball", volume), LEFT)
     assert np.array_equal(voxels(target, "cube", volume), box((4, 20), (4, 20), (20, 28)))
+    back = inside.GetSegment("ball")
+    stored = vtk_to_numpy(back.GetRepresentation("Binary labelmap").GetPointData().GetScalars())
+    assert set(np.unique(stored)) == {0, back.GetLabelValue()}  # nothing of the neighbour came along
 
 
 def test_a_refused_merge_changes_nothing(volume: Any, monkeypatch: pytest.MonkeyPatch) -> None:
