@@ -22,6 +22,7 @@ EXTENT_RATIO = 1.5
 OFFSET = 1024.0  # what scanners add to keep CT values positive
 # What a role calls its modality, and DICOM's codes for it.
 _CODES = {"CT": ("CT",), "MR": ("MR",), "PET": ("PT",), "PT": ("PT",), "US": ("US", "IVUS"), "CBCT": ("CT",)}
+_ACQUIRED = ("CT", "MR", "PT", "NM", "US", "IVUS", "XA", "CR", "DX", "MG")  # others say little: OT, SC, …
 
 
 def examine_image(node: Any, role: dict[str, Any], seen: dict[str, Any] | None) -> list[Said]:
@@ -69,7 +70,8 @@ def _modality(node: Any, facts: ImageFacts, role: dict[str, Any], seen: dict[str
     wanted, said = role["modality"], modality_of(node)
     if wanted and said and said not in _CODES.get(wanted, (wanted,)):
         words = _("“{name}” is {said} by its DICOM header, but “{role}” takes {wanted}; choose another volume.")
-        yield RED, words.format(name=node.GetName(), said=said, role=role["name"], wanted=wanted), ()
+        level = RED if said in _ACQUIRED else AMBER
+        yield level, words.format(name=node.GetName(), said=said, role=role["name"], wanted=wanted), ()
         return
     if role["units"] == "HU":
         yield from _hounsfield(node, facts)

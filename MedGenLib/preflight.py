@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import slicer
+
 from medgen import models, resources, windows
 from MedGenLib import cards, remedies
 from MedGenLib.i18n import _
@@ -23,6 +25,7 @@ from MedGenLib.plan import as_list, reference_role, roles_of
 GREEN, AMBER, RED = "green", "amber", "red"
 PLENTY = 0.8  # share of the free memory that an estimate may take without a word
 _GIB = 2**30
+_HALF = 2 ** (1 / 3)  # larger voxels, half as many
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def _image_remedy(kind: str, value: Any, role: str, node: Any) -> Remedy:
         "resample": (_("Resample"), lambda: remedies.resampled(node, value)),
         "crop": (_("Crop"), lambda: remedies.cropped(node)),
         "finite": (_("Replace"), lambda: remedies.finite(node)),
+        "coarser": (_("Make coarser"), lambda: remedies.resampled(node, value)),
         "grey": (_("Make grey"), lambda: remedies.grey(node)),
         "shift": (_("Subtract its offset"), lambda: remedies.shifted(node, value)),
         "harden": (_("Harden"), lambda: remedies.hardened(node)),
@@ -137,6 +141,9 @@ def _places(question: Question) -> list[Finding]:
     reference = next((one for one in as_list(question.inputs.get(name or "")) if hasattr(one, "GetRASBounds")), None)
     if reference is None or "." in str(name):
         return []  # pools of one case each: every one is another patient's
+    facts = facts_of(reference) if _is_volume(reference) else None
+    if facts is not None and facts.flat:
+        return []  # plain pictures have no space to share
     found = []
     for role in roles:
         for node in as_list(question.inputs.get(role["name"])):
@@ -237,13 +244,15 @@ def _on_cpu() -> list[Remedy]:
 
 
 def _smaller_images(question: Question) -> list[Remedy]:
-    """Cropping, where there is something to cut off."""
+    """Cropping where there is something to cut off, else half as many voxels, of the first volume."""
     for role in roles_of(question.operation):
-        if role["kind"] != "Image":
-            continue
-        for node in as_list(question.inputs.get(role["name"])):
-            if hasattr(node, "GetImageData") and facts_of(node) is not None and remedies.foreground(node) is not None:
+        for node in as_list(question.inputs.get(role["name"])) if role["kind"] == "Image" else []:
+            facts = facts_of(node) if _is_volume(node) else None
+            if facts is None or facts.flat or facts.channels != 1 or not facts.straight:
+                continue
+            if remedies.foreground(node) is not None:
                 return [_image_remedy("crop", None, role["name"], node)]
+            return [_image_remedy("coarser", tuple(_HALF * size for size in facts.spacing), role["name"], node)]
     return []
 
 
@@ -252,7 +261,8 @@ def _disk(question: Question) -> Finding | None:
     sizes = [facts_of(node) for value in question.inputs.values() for node in as_list(value) if _is_volume(node)]
     need = 2 * sum(facts.bytes for facts in sizes if facts is not None)
     need += int((question.estimate or {}).get("disk_bytes", 0))
-    places = {Path(tempfile.gettempdir()), models.home()}
+    temporary = getattr(getattr(slicer, "app", None), "temporaryPath", None) or tempfile.gettempdir()
+    places = {Path(temporary), models.home()}
     for place in sorted(places):
         free = resources.free_disk(place)
         if free is not None and free < need:

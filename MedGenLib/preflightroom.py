@@ -56,12 +56,12 @@ class PreflightRoom(Room):
     def refresh(self) -> None:
         """Look again at what is chosen."""
         operation = self.panel.operation
-        self.button.setVisible(operation is not None)
-        if operation is None:
-            return
-        self._ask(operation)
         training = self.panel.training if self.panel.trains_from_nodes() else None
-        found = {one["name"]: self.look(one) for one in (training, operation) if one is not None}
+        looked_at = [one for one in (training, operation) if one is not None]
+        self.button.setVisible(bool(looked_at))
+        if operation is not None:
+            self._ask(operation)
+        found = {one["name"]: self.look(one) for one in looked_at}
         if found != self.findings or not self._built:
             self.findings, self._built = found, True
             self._show()

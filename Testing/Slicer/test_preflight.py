@@ -84,6 +84,8 @@ def test_a_ct_given_as_mr_and_a_dicom_header_that_says_otherwise_are_red(scene: 
     item = hierarchy.CreateItem(hierarchy.GetSceneItemID(), mr)
     hierarchy.SetItemAttribute(item, "DICOM.Modality", "PT")
     assert RED in levels(mr, MR).values() and levels(mr, ANY) == {}
+    hierarchy.SetItemAttribute(item, "DICOM.Modality", "OT")
+    assert list(levels(mr, MR).values()) == [AMBER]
 
 
 def test_form_finiteness_and_emptiness(scene: Any, noise: np.ndarray) -> None:
@@ -212,10 +214,11 @@ def test_memory_is_compared_with_what_is_free_where_it_runs(
         return next(one for one in found if "Needs about" in one.words)
 
     assert look(1).level == GREEN and "4.0 GB are free" in look(1).words
-    assert look(5).level == AMBER and [one.label for one in look(5).remedies] == ["Smaller windows"]
+    assert look(5).level == AMBER and [one.label for one in look(5).remedies] == ["Smaller windows", "Make coarser"]
     assert look(20).level == RED and "too little" in look(20).words
     on_gpu = look(20, "cuda", 6)
-    assert on_gpu.level == AMBER and [one.label for one in on_gpu.remedies] == ["Smaller windows", "Use the CPU"]
+    assert on_gpu.level == AMBER
+    assert [one.label for one in on_gpu.remedies] == ["Smaller windows", "Use the CPU", "Make coarser"]
     assert look(20, "cuda", 30).level == GREEN
 
 
@@ -329,7 +332,7 @@ def test_a_model_trained_on_other_voxels_offers_to_resample_and_little_memory_sm
     panel.selectors.selectors["image"].setCurrentNode(coarse)
     until(lambda: checks.estimator.done)
     labels = [button.text for button in checks.buttons]
-    assert set(labels) == {"Resample", "Smaller windows"} and panel.apply.apply.enabled
+    assert set(labels) == {"Resample", "Smaller windows", "Make coarser"} and panel.apply.apply.enabled
     assert "2 to think about" in checks.summary.text
     layout.picture(widget.parent, pictures / "preflight_amber.png")
     press(checks, "Smaller windows")
