@@ -148,6 +148,8 @@ def test_what_waits_is_expected_to_take_what_its_like_took() -> None:
     ticked(lambda: running.progress is not None)
     total, complete = line.total_left()
     assert complete and total == pytest.approx(line.seconds_left(running) + line.seconds_left(waiting))
+    put(volume).expected = 240.0  # an estimate goes before experience
+    assert line.total_left()[0] == pytest.approx(total + 240, abs=1)
 
 
 def test_a_closed_scene_takes_its_waiting_jobs_along(quick: Path) -> None:  # noqa: F811
