@@ -234,7 +234,7 @@ class CaseRoom(Room):
             pattern = _("{count} cannot be run: “{name}”: {problem}")
             words.append(pattern.format(count=len(broken), name=broken[0].name, problem=broken[0].problem))
         self.found_text.text = "\n".join(words)
-        give_height(self.found_text)
+        give_height(self.found_text, self.button)
         self.found_text.setStyleSheet("color: #9a5b00;" if broken or self._problem else "")
         reason = self._why_not(operation)
         self.start.text = _("{title}: {count} cases").format(title=operation["title"], count=len(names))
@@ -287,7 +287,7 @@ class CaseRoom(Room):
         if batch is None:
             return
         self.status.text = batch.summary() + "."
-        give_height(self.status)
+        give_height(self.status, self.button)
         self.status.setStyleSheet("color: #b02020;" if batch.failed else "")
         for button, ready, why_not in (
             (self.cancel, not batch.finished, _("No case waits or runs.")),

@@ -10,11 +10,11 @@ from MedGenLib import cards, jobqueue
 from MedGenLib.i18n import _
 from MedGenLib.jobqueue import CANCELLED, DONE, FAILED, RUNNING, WAITING, QueuedJob
 from MedGenLib.rooms import Room
-from MedGenLib.sections import NARROW, section, text_label
+from MedGenLib.sections import MARGINS, NARROW, section, text_label
 
 COLUMN_JOB, COLUMN_INPUT, COLUMN_STATE, COLUMN_LEFT = range(4)
 ROWS_SHOWN = 6
-HEADER = 32  # pixels
+HEADER, TWO_LINES = 32, 36  # pixels
 
 
 def state_text(job: QueuedJob) -> str:
@@ -32,9 +32,9 @@ def state_text(job: QueuedJob) -> str:
     return words
 
 
-def give_height(label: Any) -> None:
-    """Nested layouts do not always ask a wrapped label how high it is at its width: say it."""
-    width = label.width if label.width > NARROW else NARROW
+def give_height(label: Any, around: Any) -> None:
+    """Nested layouts do not always ask a wrapped label how high it is at the width of the section around it: say it."""
+    width = max(NARROW, around.width - MARGINS[0] - MARGINS[2])
     label.minimumHeight = label.heightForWidth(width) if label.text else 0
 
 
@@ -49,6 +49,7 @@ class QueueRoom(Room):
         self.table = self._make_table()
         inside.addWidget(self.table)
         self.message = text_label()
+        self.message.minimumHeight = TWO_LINES
         inside.addWidget(self.message)
         inside.addLayout(self._make_buttons())
         self.log = qt.QPlainTextEdit()
@@ -173,9 +174,7 @@ class QueueRoom(Room):
 
     def _show_chosen(self, checked: bool = False) -> None:
         job = self.chosen
-        self.message.text = job.message if job is not None else ""
-        self.message.setVisible(bool(self.message.text))
-        give_height(self.message)
+        self.message.text = job.message if job is not None else _("Choose a job to see more of it.")
         unfinished = job is not None and not job.finished
         for button, ready, why_not in (
             (self.cancel, unfinished, _("Choose a job that waits or runs.")),
