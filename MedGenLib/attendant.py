@@ -12,7 +12,7 @@ import qt
 import slicer
 import slicer.util
 
-from MedGenLib import cards, jobqueue, results
+from MedGenLib import cards, jobqueue, results, takeback
 from MedGenLib.i18n import _
 from MedGenLib.jobqueue import DONE, FAILED, RUNNING, QueuedJob
 from MedGenLib.runs import Event, MedGenRun
@@ -40,6 +40,8 @@ def _tell_person(job: QueuedJob, events: list[Event]) -> None:
     if job.state == FAILED:
         slicer.util.errorDisplay(job.message, windowTitle="MedGen")
     elif job.state == DONE:
+        if job.run is not None:
+            takeback.history.remember(job.title, job.run.added)
         made = job.results
         names = [node.GetName() for node in results.nodes_of(made)]
         names += [value.name for value in made.values() if isinstance(value, Path)]

@@ -19,6 +19,7 @@ from typing import Any
 import slicer
 import vtk
 
+from MedGenLib import takeback
 from MedGenLib.errors import RunError, plain
 from MedGenLib.export import NODE_CLASSES
 from MedGenLib.i18n import _
@@ -373,6 +374,8 @@ class CaseBatch:
         """A case went on; called by the line."""
         if not job.finished:
             return
+        if job.state == DONE and job.run is not None:
+            takeback.history.remember(f"{self.title}: {job.names[0]}", job.run.added)
         if not self._scene_gone and (job.state != CANCELLED or self.table is not None):
             self._write_table()
         if self.finished:

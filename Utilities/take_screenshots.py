@@ -136,11 +136,11 @@ def segmentation(camera: Camera) -> None:
     camera.idle()
     camera.take("failed", "Apply", "Progress")
     compare(camera, truth(image))
-    queue(camera)
     doctor = camera.room("DoctorRoom")
     doctor.button.collapsed = False
     until(lambda: doctor.report.plainText)
     camera.take("doctor", "DoctorRoom")
+    queue(camera)
 
 
 def train(camera: Camera) -> None:
@@ -149,6 +149,7 @@ def train(camera: Camera) -> None:
     camera.press(panel.train.train)
     if camera.name == "segmentation":
         until(lambda: watch.curve is not None and watch.curve.chart is not None and watch.curve_button.enabled)
+        until(lambda: not panel.poller.busy or (panel.run.bar.value > 0.4 * panel.run.bar.maximum))
         until(lambda: not panel.poller.busy or watch.preview.shown is not None)
         if watch.curve_button.enabled:
             watch.curve_button.click()
@@ -172,11 +173,13 @@ def preflight_red(camera: Camera, image: Any) -> None:
 
 def run_and(camera: Camera, then: Callable[[Any], None], state: str | None) -> None:
     """Apply, and do something, or take a picture, as soon as it says how far it is."""
-    panel, begun = camera.panel, []
+    panel = camera.panel
     camera.press(panel.apply.apply)
-    until(
-        lambda: begun or (panel.poller.busy and any(job.progress for job in jobqueue.line().jobs) and begun.append(1))
-    )
+
+    def going() -> bool:
+        return any(job.state == jobqueue.RUNNING and job.progress for job in jobqueue.line().jobs)
+
+    until(lambda: going() or not panel.poller.busy)
     if state:
         camera.take(state, "Apply", "Progress", "QueueRoom")
     running = [job for job in jobqueue.line().jobs if job.state == jobqueue.RUNNING]
@@ -197,15 +200,19 @@ def truth(image: Any) -> Any:
         table = phantoms.write(phantoms.PHANTOMS[phantom], 1, 0, Path(folder) / phantom)
         with table.open(newline="", encoding="utf-8") as file:
             row = next(csv.DictReader(file))
-        return load_result(table.parent / row["mask"], "Mask", "Truth", reference=image)
+        whole = load_result(table.parent / row["mask"], "Mask", "Truth", reference=image)
+    segments = whole.GetSegmentation()
+    for identity in list(segments.GetSegmentIDs()):
+        if segments.GetSegment(identity).GetName() != "liver":
+            segments.RemoveSegment(identity)
+    return whole
 
 
 def compare(camera: Camera, reference: Any) -> None:
     """The result with the truth."""
     room = camera.room("CompareRoom")
-    results = [
-        node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node.GetAttribute("MedGen.run")
-    ]
+    masks = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    results = [node for node in masks if node.GetAttribute("MedGen.run")]
     room.first.setCurrentNode(results[-1])
     room.second.setCurrentNode(reference)
     camera.press(room.compare)
@@ -236,6 +243,7 @@ def two_states(camera: Camera) -> None:
     until(lambda: camera.panel.poller.busy or result_names())
     camera.idle()
     if camera.name == "landmarks":
+        alone()
         camera.room("ResultsRoom").jump.click()
     camera.take("done", "Inputs", "PreflightRoom", "Apply", "Progress", "ResultsRoom")
 
@@ -244,6 +252,13 @@ def result_names() -> list[str]:
     """Names of the results in the scene."""
     nodes = [slicer.mrmlScene.GetNthNode(number) for number in range(slicer.mrmlScene.GetNumberOfNodes())]
     return [node.GetName() for node in nodes if node.GetAttribute("MedGen.run")]
+
+
+def alone() -> None:
+    """Only results are shown, of points and segmentations."""
+    for kind in ("vtkMRMLSegmentationNode", "vtkMRMLMarkupsFiducialNode"):
+        for node in slicer.util.getNodesByClass(kind):
+            node.GetDisplayNode().SetVisibility(bool(node.GetAttribute("MedGen.run")))
 
 
 def show_result() -> None:

@@ -333,6 +333,10 @@ def test_cases_of_the_subject_hierarchy_load_into_the_scene(
     assert said == ["MedGen, Invert: 2 of 2 cases done."]
     result = slicer.util.getNode("A inverted")
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(result)) == study
+    room = next(room for room in panel.rooms if type(room).__name__ == "ResultsRoom")
+    for name in ("B inverted", "A inverted"):  # a case at a time, the last one first
+        room.take_back.click()
+        assert not slicer.util.getNodes(name)
 
 
 def test_cases_go_on_when_the_panel_is_closed_and_are_there_when_it_opens_again(
