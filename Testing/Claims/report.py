@@ -42,6 +42,9 @@ def _section(registration: Registration) -> str:
         lines += [""]
     lines += [f"Not measured: {text}" for text in registration.not_measured]
     lines += [""] if registration.not_measured else []
+    remarks = registration.path.parents[1] / "remarks" / f"{registration.slug}.md"
+    if seeds and remarks.is_file():  # written after the run, so no part of what was registered
+        lines += [remarks.read_text("utf-8").rstrip(), ""]
     lines += ["", *_how(registration, seeds)] if seeds else []
     return "\n".join(lines).rstrip() + "\n"
 
