@@ -201,7 +201,7 @@ def summary(record: Record) -> str:
     inputs = ", ".join(
         f"{one['role']}: {one.get('name') or one.get('text') or one.get('file')}" for one in record.get("inputs", [])
     )
-    title, method = record.get("title", record["operation"]), known.get("title", record["method"])
+    title, method = record.get("title") or record.get("operation", ""), known.get("title", record["method"])
     lines = [_("{title} · {method}").format(title=title, method=method)]
     if model:
         words = _("Model {name} ({digest})")

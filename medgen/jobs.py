@@ -343,7 +343,7 @@ class Job:
             time.sleep(0.05)
         return OUR_FAULT if self.exit_code is None else self.exit_code
 
-    def cancel(self, grace: float = 5.0) -> None:
+    def cancel(self, grace: float = 10.0) -> None:
         """Ask the run to stop; whoever still runs after `grace` seconds is ended with its whole process tree."""
         if self._process is None or self._process.poll() is not None:
             return

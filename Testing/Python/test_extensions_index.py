@@ -39,7 +39,7 @@ READ_CALLS = {
     "warningDisplay",
 }
 READ_ATTRIBUTES = {"text", "title", "toolTip", "helpText", "acknowledgementText", "placeholderText", "windowTitle"}
-ERRORS = re.compile(r"\w+Error$")
+ERRORS = re.compile(r"(MedGenLib|Run|Boundary|Install|User)Error$")  # others are for developers
 
 
 def metadata() -> dict[str, str]:
@@ -129,8 +129,9 @@ def test_torch_is_never_installed_by_pip_and_nothing_is_fetched_or_sent() -> Non
             if name in {"pip_install", "pip_ensure"}:
                 given = " ".join(words_of(argument) for argument in [*call.args, *(k.value for k in call.keywords)])
                 assert "torch" not in given.lower(), f"{path}: torch comes through the PyTorch extension"
-        imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-        imported |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        imported |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)} - {"urllib.parse"}
+        imported = {name.split(".")[0] for name in imported}
         assert not imported & network, f"{path} can reach the network: {imported & network}"
 
 
@@ -200,7 +201,7 @@ def spoken(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 MARKUP = re.compile(r"^\s*(<[^>]*>|&\w+;|\W)*\s*$")
-NOT_SPOKEN = {"medgen", "MedGen", "utf-8"}
+NOT_SPOKEN = {"medgen", "MedGen", "utf-8", ".nii.gz"}
 
 
 @pytest.mark.parametrize("folder", ["MedGenLib", *MODULES])

@@ -618,7 +618,7 @@ def test_afids_of_one_template_are_found_in_the_other_in_a_pose(
 
 def test_previews_show_the_structure_of_the_validation_volume_and_change_no_weight(tmp_path: Path) -> None:
     config = train_config(transforms=12, validate_every=3)
-    examples = [one_shot._example(case, 1.0, None) for case in (scene(), scene(seed=1))]
+    examples = [Example.of(case, 1.0) for case in (scene(), scene(seed=1))]
     events: list[Event] = []
     fits = []
     for number, options in enumerate(({}, {"previews": 0.0})):

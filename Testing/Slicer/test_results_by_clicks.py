@@ -159,7 +159,7 @@ def test_how_a_result_came_to_be_survives_a_saved_scene_and_runs_again_exactly(
     first = slicer.util.getNode("CT mask")
     wanted = labels_of(first, image).copy()
     record = provenance.record_of(first)
-    assert record["config"] == {"shift": 60.0} and record["settings"] == {"shift": 60.0} and record["seed"] == 0
+    assert record["config"]["shift"] == 60.0 and record["settings"] == {"shift": 60.0} and record["seed"] == 0
     assert record["device"] == "cpu" and record["model"]["name"] == "ball" and len(record["model"]["digest"]) == 64
     (given,) = record["inputs"]
     assert given["node"] == image.GetID() and given["name"] == "CT" and len(given["sha256"]) == 64
@@ -215,7 +215,7 @@ def test_the_copied_commands_say_the_same_as_the_click(
     panel.parameters().set_setting("apply", "shift", 60.0)
     started: list[Any] = []
     follow = panel._follow
-    monkeypatch.setattr(panel, "_follow", lambda run: (started.append(run.plan), follow(run)))
+    monkeypatch.setattr(panel, "_follow", lambda run, *about: (started.append(run.plan), follow(run, *about)))
     apply(panel)
     results.copy_medgen.click()
     comments, *words = _words(str(qt.QApplication.clipboard().text()))
