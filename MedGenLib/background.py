@@ -11,18 +11,23 @@ from typing import Any
 
 from medgen.errors import OUR_FAULT
 from medgen.jobs import Job
-from MedGenLib.errors import RunError
+from MedGenLib.errors import RunError, plain
 from MedGenLib.i18n import _
 from MedGenLib.runs import python_executable
 
 
 class Task:
-    """`medgen models …` or `medgen doctor`. state is running, done, failed or cancelled; message the sentence why."""
+    """`medgen models …` or `medgen doctor`. state is running, done, failed or cancelled; message the sentence why.
+
+    RunError when its folder cannot be made."""
 
     def __init__(self, arguments: list[str], title: str) -> None:
         self.title = title
         self.reports: list[dict[str, Any]] = []
-        self._folder = Path(tempfile.mkdtemp(prefix="medgen-"))
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="medgen-"))
+        except OSError as error:
+            raise RunError(plain(error, error.filename or _("The temporary folder"))) from None
         self._job = Job(arguments, self._folder, python=python_executable(), title=title)
 
     def start(self) -> Task:

@@ -38,6 +38,10 @@ class CaseRoom(Room):
         self.start = qt.QPushButton(_("Apply to all"))
         self.start.connect("clicked(bool)", self._on_start)
         inside.addWidget(self.start)
+        self.which = qt.QComboBox()
+        self.which.setToolTip(_("Whose cases are shown, cancelled, tried again and saved here"))
+        self.which.connect("currentIndexChanged(int)", self._on_which)
+        inside.addWidget(self.which)
         self.status = text_label()
         inside.addWidget(self.status)
         row = qt.QHBoxLayout()
@@ -53,10 +57,11 @@ class CaseRoom(Room):
         self._found_for: tuple[Any, ...] = ()
         self._patterns_for: tuple[str, str] | None = None
         self._branches: list[int] = []
+        self.batches: list[cases.CaseBatch] = []
         self.batch: cases.CaseBatch | None = None
-        known = jobqueue.session().batch
-        if known is not None and known.slug in panel.entries:  # the panel was closed meanwhile
-            self._take(known)
+        for known in jobqueue.session().batches:  # the panel was closed meanwhile
+            if known.slug in panel.entries:
+                self._take(known)
         jobqueue.line().listen(self._on_line)
 
     def _make_choices(self, rows: Any) -> None:
@@ -270,18 +275,44 @@ class CaseRoom(Room):
         except MedGenLibError as error:
             slicer.util.errorDisplay(str(error), windowTitle="MedGen")
             return
+        jobqueue.session().batches.append(batch)
         self._take(batch)
         panel.refresh()
 
     def _take(self, batch: cases.CaseBatch) -> None:
-        self.batch = jobqueue.session().batch = batch
+        self.batch = batch
+        self.batches.append(batch)
         batch.on_end = tell_of_cases
 
+    def _on_which(self, index: int) -> None:
+        if 0 <= index < len(self.batches):
+            self.batch = self.batches[index]
+            self._show_batch()
+
     def _on_line(self, job: jobqueue.QueuedJob | None) -> None:
-        self._show_batch()
+        if job is None:  # jobs may have been cleared
+            self._forget_cleared()
+        if job is None or job.owner is self.batch:
+            self._show_batch()
+
+    def _forget_cleared(self) -> None:
+        """What has left the line is needed no more, but for the batch that is shown."""
+        session, there = jobqueue.session(), {id(job.owner) for job in jobqueue.line().jobs}
+        gone = [one for one in self.batches if one is not self.batch and id(one) not in there]
+        self.batches = [one for one in self.batches if one not in gone]
+        session.batches = [one for one in session.batches if one not in gone]
+
+    def _show_which(self, index: int) -> None:
+        texts = [f"{number}. {batch.name}" for number, batch in enumerate(self.batches, start=1)]
+        shown = [self.which.itemText(row) for row in range(self.which.count)]
+        if (texts, index) != (shown, self.which.currentIndex):  # not under an open list
+            fill(self.which, texts, index)
 
     def _show_batch(self) -> None:
         batch = self.batch
+        self.which.setVisible(len(self.batches) > 1)
+        if batch is not None:
+            self._show_which(self.batches.index(batch))
         for widget in (self.status, self.cancel, self.retry, self.save):
             widget.setVisible(batch is not None)
         if batch is None:

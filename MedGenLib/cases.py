@@ -7,11 +7,12 @@ batch.rows()  # case, state, reason, output, seconds
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,17 @@ from typing import Any
 import slicer
 import vtk
 
-from MedGenLib import takeback
+from MedGenLib import casetable, takeback
 from MedGenLib.errors import RunError, plain
 from MedGenLib.export import NODE_CLASSES
 from MedGenLib.i18n import _
 from MedGenLib.jobqueue import CANCELLED, DONE, FAILED, JobLine, QueuedJob, Remembered
+from MedGenLib.load import provenance_of
 from MedGenLib.plan import as_list, parts_of
 from MedGenLib.results import nodes_of
 from MedGenLib.runs import MedGenRun
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
-COLUMNS = ("case", "state", "reason", "output", "seconds")
 
 
 @dataclass
@@ -199,7 +200,8 @@ def from_hierarchy(operation: dict[str, Any], item: int) -> list[Case]:
     """Cases from what lies under an item of the subject hierarchy.
 
     Where an operation needs one image alone, every image under the item is a case. Otherwise every branch is one: a
-    node goes to the role whose name is a word of its own, or to the only role that takes nodes of its class.
+    node goes to the role whose name is a word of its own, or to the only role that takes nodes of its class. What
+    MedGen made is left out.
 
     Raises:
         RunError: nothing under the item can serve.
@@ -218,7 +220,7 @@ def from_hierarchy(operation: dict[str, Any], item: int) -> list[Case]:
                 cases.append(_case_of_branch(operation, hierarchy.GetItemName(branch), nodes))
     if not cases:
         raise RunError(
-            _("No case was found under “{item}”; choose an item that holds images.").format(
+            _("No case was found under “{item}”; choose an item that holds images not made by MedGen.").format(
                 item=hierarchy.GetItemName(item) if item != hierarchy.GetSceneItemID() else _("Scene")
             )
         )
@@ -249,10 +251,10 @@ def _children(hierarchy: Any, item: int, deep: bool = False) -> list[int]:
 
 
 def _nodes_under(hierarchy: Any, item: int) -> list[Any]:
-    """The nodes of an item and of all below it, without those that Slicer hides."""
+    """The nodes of an item and of all below it, without those that Slicer hides or MedGen made."""
     items = [item, *_children(hierarchy, item, deep=True)]
-    nodes = [hierarchy.GetItemDataNode(one) for one in items]
-    return [node for node in nodes if node is not None and not node.GetHideFromEditors()]
+    found = [node for node in map(hierarchy.GetItemDataNode, items) if node is not None]
+    return [node for node in found if not node.GetHideFromEditors() and not provenance_of(node)]
 
 
 def _case_of_branch(operation: dict[str, Any], name: str, nodes: list[Any]) -> Case:
@@ -303,8 +305,8 @@ class CaseBatch:
         self.output = output
         self.on_end: Callable[[CaseBatch], None] = lambda batch: None
         self._operation = operation
-        self._names = _unique([case.name for case in cases])
-        folders = _unique([re.sub(r"[^\w.-]+", "_", name).strip("._") or "case" for name in self._names])
+        names = _unique([case.name for case in cases])
+        folders = _unique([re.sub(r"[^\w.-]+", "_", name).strip("._") or "case" for name in names])
         self._prepare = prepare
         self._line: JobLine | None = None
         self._table = vtk.vtkWeakReference()
@@ -318,8 +320,9 @@ class CaseBatch:
                 self._preparer(replace(case, inputs={}), Remembered(case.inputs), name, folder),
                 owner=self,
             )
-            for case, name, folder in zip(cases, self._names, folders, strict=True)
+            for case, name, folder in zip(cases, names, folders, strict=True)
         ]
+        self._numbers = {id(job): number for number, job in enumerate(self.jobs)}
 
     def _preparer(self, case: Case, inputs: Remembered, name: str, folder: str) -> Callable[[], MedGenRun]:
         def prepare() -> MedGenRun:
@@ -331,6 +334,11 @@ class CaseBatch:
             return self._prepare(replace(case, inputs=inputs.get()), node, target)
 
         return prepare
+
+    @property
+    def name(self) -> str:
+        """What is done to how many cases."""
+        return _("{title}: {count} cases").format(title=self.title, count=len(self.jobs))
 
     @property
     def finished(self) -> bool:
@@ -346,8 +354,7 @@ class CaseBatch:
         """Put all cases in the line."""
         self._line = line
         self._watch_scene()
-        for job in self.jobs:
-            line.put(job)
+        line.put_all(self.jobs)
 
     def wait(self) -> None:
         """Until all are over."""
@@ -357,43 +364,45 @@ class CaseBatch:
     def cancel(self) -> None:
         """End the cases that are not over; the last first, so that none of them is begun."""
         assert self._line is not None
-        for job in reversed(self.jobs):
-            if not job.finished:
-                self._line.cancel(job)
+        with self._one_change():
+            self._line.cancel_all(self.jobs)
 
     def retry_failed(self) -> None:
         """Put the failed cases in the line again."""
         assert self._line is not None
         self._watch_scene()
-        for job in self.failed:
-            self._line.retry(job)
+        self._scene_gone = False
+        with self._one_change():
+            self._line.retry_all(self.failed)
 
     # --- how they went
 
     def job_changed(self, job: QueuedJob, events: list[dict[str, Any]]) -> None:
         """A case went on; called by the line."""
         if not job.finished:
+            if not events and self.table is not None:
+                self._write_row(job)
             return
         if job.state == DONE and job.run is not None:
             takeback.history.remember(f"{self.title}: {job.names[0]}", job.run.added)
         if not self._scene_gone and (job.state != CANCELLED or self.table is not None):
-            self._write_table()
+            self._write_row(job)
         if self.finished:
             self._leave_scene()
             self.on_end(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary a case: case, state, reason (why not done), output (nodes, or paths), seconds."""
-        return [
-            {
-                "case": name,
-                "state": job.state,
-                "reason": job.message,
-                "output": self._output_of(job),
-                "seconds": round(job.seconds, 2),
-            }
-            for name, job in zip(self._names, self.jobs, strict=True)
-        ]
+        return [self._row(job) for job in self.jobs]
+
+    def _row(self, job: QueuedJob) -> dict[str, Any]:
+        return {
+            "case": job.names[0],
+            "state": job.state,
+            "reason": job.message,
+            "output": self._output_of(job),
+            "seconds": round(job.seconds, 2),
+        }
 
     def _output_of(self, job: QueuedJob) -> str:
         results = job.results
@@ -416,7 +425,7 @@ class CaseBatch:
         partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
         try:
             with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
+                writer = csv.DictWriter(file, casetable.COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows())
             os.replace(partial, path)
@@ -430,24 +439,25 @@ class CaseBatch:
         node = self._table.Get()
         return node if node is not None and node.GetScene() is slicer.mrmlScene else None
 
-    def _write_table(self) -> None:
+    def _write_row(self, job: QueuedJob) -> None:
         node = self.table
         if node is None:
-            name = slicer.mrmlScene.GenerateUniqueName(
-                _("{title}: {count} cases").format(title=self.title, count=len(self.jobs))
-            )
-            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+            unique = slicer.mrmlScene.GenerateUniqueName(self.name)
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", unique)
             self._table.Set(node)
-        was_modifying = node.StartModify()
-        node.RemoveAllColumns()
-        rows = self.rows()
-        for title in COLUMNS:
-            column = vtk.vtkDoubleArray() if title == "seconds" else vtk.vtkStringArray()
-            column.SetName(title)
-            for row in rows:
-                column.InsertNextValue(row[title])
-            node.AddColumn(column)
-        node.EndModify(was_modifying)
+        if not casetable.write_row(node, self._numbers[id(job)], self._row(job), len(self.jobs)):
+            casetable.fill(node, self.rows())
+
+    @contextlib.contextmanager
+    def _one_change(self) -> Iterator[None]:
+        """What happens to the table meanwhile is told once."""
+        node = self.table
+        was_modifying = None if node is None else node.StartModify()
+        try:
+            yield
+        finally:
+            if node is not None:
+                node.EndModify(was_modifying)
 
     # --- a scene that is closed meanwhile
 
@@ -465,6 +475,5 @@ class CaseBatch:
         """Cases whose inputs are not written yet belong to the scene that is gone; the others look after themselves."""
         assert self._line is not None
         self._scene_gone = True
-        for job in reversed(self.jobs):
-            if job.run is None and not job.finished:
-                self._line.cancel(job, _("The scene was closed before the case was begun."))
+        unwritten = [job for job in self.jobs if job.run is None]
+        self._line.cancel_all(unwritten, _("The scene was closed before the case was begun."))

@@ -60,7 +60,7 @@ class DoctorRoom(Room):
             return
         try:
             task = Task(["doctor"], _("The examination")).start()
-        except (MedGenLibError, OSError) as error:
+        except MedGenLibError as error:
             self._say(str(error), failed=True)
             return
         self.examine.enabled = False

@@ -240,10 +240,16 @@ class JobLine:
 
     def put(self, job: QueuedJob) -> QueuedJob:
         """A new job at the end; it starts at once when its inputs are written and nothing is before it."""
-        self._session.jobs.append(job)
-        self._tell(job, [])
-        self._start_waiting()
+        self.put_all([job])
         return job
+
+    def put_all(self, jobs: list[QueuedJob]) -> None:
+        """New jobs at the end, in their order; whoever listens hears of them once."""
+        self._session.jobs += jobs
+        for job in jobs:
+            self._tell_owner(job, [])
+        self._tell_listeners(jobs)
+        self._start_waiting()
 
     def tick(self) -> None:
         """Follow what runs, start what waits. One job's inputs are written and one job's results loaded a call, so that
@@ -255,9 +261,9 @@ class JobLine:
             if job.finished:
                 break
         waiting = [job for job in self._session.jobs if job.state == WAITING]
-        for job in waiting:
-            if job.run is not None and job.run.outlived:
-                self.cancel(job, job.run.outlived)
+        outlived = [job.run.outlived for job in waiting if job.run is not None and job.run.outlived]
+        for why in dict.fromkeys(outlived):
+            self.cancel_all([job for job in waiting if job.run is not None and job.run.outlived == why], why)
         unwritten = next((job for job in waiting if job.run is None and job.state == WAITING), None)
         if unwritten is not None:
             unwritten.prepare()
@@ -278,16 +284,28 @@ class JobLine:
 
     def cancel(self, job: QueuedJob, message: str = "") -> None:
         """End a job; a running one is over when its whole process tree is."""
-        if not job.finished:
+        self.cancel_all([job], message)
+
+    def cancel_all(self, jobs: list[QueuedJob], message: str = "") -> None:
+        """End those that are not over, the last first; whoever listens hears of them once."""
+        ended = [job for job in reversed(jobs) if not job.finished]
+        for job in ended:
             job.cancel(message)
-            self._tell(job, [])
+            self._tell_owner(job, [])
+        self._tell_listeners(ended)
 
     def retry(self, job: QueuedJob) -> None:
         """Put a failed or cancelled job at the end of the line; its inputs are written as they are then."""
-        if job.can_retry:
+        self.retry_all([job])
+
+    def retry_all(self, jobs: list[QueuedJob]) -> None:
+        """As `retry`, in their order; whoever listens hears of them once."""
+        tried = [job for job in jobs if job.can_retry]
+        for job in tried:
             job.again()
-            self._session.jobs = [one for one in self._session.jobs if one is not job]
-            self.put(job)
+        moved = {id(job) for job in tried}
+        self._session.jobs = [one for one in self._session.jobs if id(one) not in moved]
+        self.put_all(tried)
 
     def clear_finished(self) -> None:
         """Forget what is over."""
@@ -327,7 +345,7 @@ class JobLine:
     # --- telling
 
     def listen(self, listener: Callable[[QueuedJob | None], None]) -> None:
-        """Call `listener(job)` whenever something changes."""
+        """Call `listener(job)` whenever a job changes, `listener(None)` when several do at once."""
         self._session.listeners.append(listener)
 
     def leave(self, listener: Callable[[QueuedJob | None], None]) -> None:
@@ -335,14 +353,21 @@ class JobLine:
         self._session.listeners = [one for one in self._session.listeners if one != listener]
 
     def _tell(self, job: QueuedJob, events: list[Event]) -> None:
+        self._tell_owner(job, events)
+        self._tell_listeners([job])
+
+    def _tell_owner(self, job: QueuedJob, events: list[Event]) -> None:
         if job.state == DONE:
             self._session.pace[job.key] = job.seconds
         told = job.owner.job_changed if job.owner is not None else self._session.orphan_changed
         self._call(told, job, events)
-        for listener in list(self._session.listeners):
-            self._call(listener, job)
-        if job.finished:
-            job.forget_run()
+
+    def _tell_listeners(self, jobs: list[QueuedJob]) -> None:
+        for listener in list(self._session.listeners) if jobs else ():
+            self._call(listener, jobs[0] if len(jobs) == 1 else None)
+        for job in jobs:
+            if job.finished:
+                job.forget_run()
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -353,11 +378,11 @@ class JobLine:
 
 def session() -> Any:
     """What the whole Slicer session shares: jobs, at_once, listeners, pace (seconds by key), orphan_changed (told of
-    jobs without an owner), timer, batch (the last batch of cases)."""
+    jobs without an owner), timer, batches (of cases, the newest last)."""
     found = getattr(slicer, "medgenSession", None)
     if found is None:
         found = types.SimpleNamespace(
-            jobs=[], at_once=1, listeners=[], pace={}, orphan_changed=_nobody, timer=None, batch=None
+            jobs=[], at_once=1, listeners=[], pace={}, orphan_changed=_nobody, timer=None, batches=[]
         )
         slicer.medgenSession = found
         atexit.register(line().close)

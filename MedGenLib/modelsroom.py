@@ -225,7 +225,7 @@ class ModelsRoom(Room):
     def _start(self, arguments: list[str], title: str, after: Callable[[Task], None]) -> None:
         try:
             task = Task(arguments, title).start()
-        except (MedGenLibError, OSError) as error:
+        except MedGenLibError as error:
             self.say(str(error), failed=True)
             return
         self._after = after

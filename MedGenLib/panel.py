@@ -114,6 +114,10 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
 
     def _on_parameters(self, caller: Any = None, event: Any = None) -> None:
+        self.refresh_if_settled()
+
+    def refresh_if_settled(self) -> None:
+        """Refresh, but not while a scene is being closed or read: that is done when it is over."""
         if not self._frozen and not slicer.mrmlScene.IsBatchProcessing():
             self.refresh()
 

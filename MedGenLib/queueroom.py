@@ -70,6 +70,7 @@ class QueueRoom(Room):
         below.addWidget(self.copy)
         inside.addLayout(below)
         self._jobs: list[QueuedJob] = []
+        self._shown: list[tuple[str, ...]] = []  # texts, tooltip and colour of each row
         self._was_busy = (False, False)
         jobqueue.line().listen(self._on_line)
         self._show()
@@ -81,6 +82,7 @@ class QueueRoom(Room):
         header.setSectionResizeMode(COLUMN_INPUT, qt.QHeaderView.Stretch)
         for column in (COLUMN_JOB, COLUMN_STATE, COLUMN_LEFT):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.setResizeContentsPrecision(0)  # else each text that changes has Qt measure hundreds of rows
         table.verticalHeader().setVisible(False)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
@@ -111,47 +113,59 @@ class QueueRoom(Room):
         self._show()
 
     def _on_line(self, job: QueuedJob | None) -> None:
-        self._show()
+        self._show(job)
         busy = (jobqueue.line().busy, self.panel.poller.busy)
         if busy != self._was_busy:  # what the buttons of the panel say depends on it
             self._was_busy = busy
-            self.panel._on_parameters()  # not while a scene is being closed
+            self.panel.refresh_if_settled()
 
-    def _show(self) -> None:
+    def _show(self, changed: QueuedJob | None = None) -> None:
+        """All rows; only that of `changed` where the others are as they were."""
         line = jobqueue.line()
         jobs = line.jobs
         self.button.setVisible(bool(jobs))
-        if jobs != self._jobs:
-            chosen = self.chosen
-            self._jobs = jobs
-            was_blocked = self.table.blockSignals(True)
-            self.table.setRowCount(len(jobs))
-            for row in range(len(jobs)):
-                for column in range(4):
-                    self.table.setItem(row, column, qt.QTableWidgetItem(""))
-            self.table.clearSelection()
-            if chosen in jobs:
-                self.table.selectRow(jobs.index(chosen))
-            self.table.blockSignals(was_blocked)
-            height = self.table.verticalHeader().defaultSectionSize * min(len(jobs), ROWS_SHOWN)
-            self.table.setFixedHeight(height + HEADER)
+        same = jobs == self._jobs
+        if not same:
+            self._give_rows(jobs)
         for row, job in enumerate(jobs):
-            self._show_row(row, job, line)
+            # What has ended tells how long those that wait will take.
+            if job is changed or not same or changed is None or (changed.finished and not job.finished):
+                self._show_row(row, job, line)
         self._show_summary(line)
         self._show_chosen()
+
+    def _give_rows(self, jobs: list[QueuedJob]) -> None:
+        """A row a job, empty where it is new; the chosen job stays chosen."""
+        chosen, before = self.chosen, len(self._shown)
+        self._jobs = jobs
+        was_blocked = self.table.blockSignals(True)
+        self.table.setRowCount(len(jobs))
+        self._shown = self._shown[: len(jobs)] + [()] * (len(jobs) - before)
+        for row in range(before, len(jobs)):
+            for column in range(4):
+                self.table.setItem(row, column, qt.QTableWidgetItem(""))
+        self.table.clearSelection()
+        if chosen in jobs:
+            self.table.selectRow(jobs.index(chosen))
+        self.table.blockSignals(was_blocked)
+        height = self.table.verticalHeader().defaultSectionSize * min(len(jobs), ROWS_SHOWN)
+        self.table.setFixedHeight(height + HEADER)
 
     def _show_row(self, row: int, job: QueuedJob, line: jobqueue.JobLine) -> None:
         left = line.seconds_left(job)
         time = "" if left is None else cards.duration(left)
         tip = job.message or (str(job.progress["stage"]).replace("_", " ") if job.progress else "")
         texts = (job.title, ", ".join(job.names), state_text(job), time)
+        colour = {FAILED: "#b02020", CANCELLED: "#777777"}.get(job.state, "#000000")
+        if self._shown[row] == (*texts, tip, colour):
+            return
+        self._shown[row] = (*texts, tip, colour)
         for column, text in enumerate(texts):
             item = self.table.item(row, column)
             if item.text() != text:
                 item.setText(text)
             item.setToolTip(tip or text)
-        colours = {FAILED: "#b02020", CANCELLED: "#777777"}
-        self.table.item(row, COLUMN_STATE).setForeground(qt.QBrush(qt.QColor(colours.get(job.state, "#000000"))))
+        self.table.item(row, COLUMN_STATE).setForeground(qt.QBrush(qt.QColor(colour)))
 
     def _show_summary(self, line: jobqueue.JobLine) -> None:
         count = len(line.unfinished)

@@ -35,7 +35,7 @@ def home(stub_catalog: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
     yield tmp_path / "home"
     jobqueue.line().close()
-    slicer.medgenSession.__dict__.update(listeners=[], at_once=1, pace={}, batch=None)
+    slicer.medgenSession.__dict__.update(listeners=[], at_once=1, pace={}, batches=[])
 
 
 def node_count() -> int:

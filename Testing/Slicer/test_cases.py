@@ -12,7 +12,7 @@ import slicer.util
 from panel_tools import SLUG, home, node_count, stub_catalog  # noqa: F401
 from queue_tools import names_in_scene, put, quick, save_volume, ticked  # noqa: F401
 
-from MedGenLib import cases, jobqueue
+from MedGenLib import cases, casetable, jobqueue
 from MedGenLib.errors import RunError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
@@ -178,6 +178,35 @@ def test_a_closed_scene_ends_the_cases_that_were_to_be_loaded_into_it(quick: Pat
     batch.wait()
     assert {row["state"] for row in batch.rows()} == {"cancelled"}
     assert node_count() == before and list(quick.iterdir()) == [] and jobqueue.line().unfinished == []
+
+
+def test_a_case_tried_again_after_the_scene_was_closed_has_its_table(quick: Path, tmp_path: Path) -> None:  # noqa: F811
+    for name in ("broken", "late"):
+        save_volume(tmp_path / f"{name}.nrrd")
+    given = [cases.Case(name, {"image": tmp_path / f"{name}.nrrd"}) for name in ("broken", "late")]
+    batch = MedGenLogic().process_cases(SLUG, "invert", given, {"act": "slow"})
+    ticked(lambda: batch.jobs[1].state == "running")
+    slicer.mrmlScene.Clear(0)
+    batch.wait()
+    assert [row["state"] for row in batch.rows()] == ["failed", "cancelled"] and batch.table is None
+    (tmp_path / "broken.nrrd.mended").touch()
+    batch.retry_failed()
+    batch.wait()
+    assert [batch.table.GetCellText(row, 1) for row in range(2)] == ["done", "cancelled"]
+
+
+def test_the_table_speaks_the_persons_language_and_rows_do_not(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(casetable, "_", lambda text: f"«{text}»")
+    batch = MedGenLogic().process_cases(SLUG, "invert", [cases.Case("a", problem="No file."), cases.Case("b")])
+    jobqueue.line().tick()
+    table = batch.table
+    names = [table.GetColumnName(column) for column in range(table.GetNumberOfColumns())]
+    assert names == [f"«{name}»" for name in casetable.COLUMNS]
+    assert [table.GetCellText(row, 1) for row in range(2)] == ["«failed»", "«waiting»"]
+    assert batch.rows()[0]["state"] == "failed"
+    table.RemoveColumn(0)  # by a person
+    batch.cancel()
+    assert table.GetColumnName(0) == "«case»" and table.GetCellText(1, 1) == "«cancelled»"
 
 
 def test_cases_of_files_go_on_when_the_scene_is_closed(quick: Path, tmp_path: Path) -> None:  # noqa: F811

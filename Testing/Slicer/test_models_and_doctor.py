@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from panel_tools import SLUG, home, node_count, stub_catalog, until  # noqa: F40
 from test_panel import case, layout, pictures, said, widget  # noqa: F401
 
 from medgen import catalog, models
-from MedGenLib import untrainedroom
+from MedGenLib import background, untrainedroom
 from MedGenLib.selftest import add_planes
 
 
@@ -224,6 +225,19 @@ def test_the_doctor_examines_in_its_own_process_and_the_report_can_be_copied(
     room.copy.click()
     assert qt.QApplication.clipboard().text() == text
     layout.picture(widget.parent, pictures / "doctor.png")
+
+
+def test_a_full_disk_is_said_in_a_sentence(widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def full(**options: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/medgen-1")
+
+    monkeypatch.setattr(background.tempfile, "mkdtemp", full)
+    doctor, trained = room_of(widget, "DoctorRoom"), room_of(widget, "ModelsRoom")
+    doctor.examine.click()
+    trained.bring_in(Path("model.zip"))
+    words = "No space is left for /tmp/medgen-1; free some disk space and try again."
+    assert doctor.summary.text == trained.status.text == words
+    assert doctor.examine.enabled and trained.import_zip.enabled
 
 
 def test_a_panel_that_closes_ends_the_examination(widget: Any) -> None:  # noqa: F811

@@ -35,6 +35,21 @@ def test_jobs_run_one_after_the_other_in_their_order() -> None:
     assert [job.results["inverted"].GetName() for job in jobs] == ["CT inverted", "CT inverted_1", "CT inverted_2"]
 
 
+def test_who_listens_hears_of_many_jobs_once() -> None:
+    line, heard = jobqueue.line(), list[Any]()
+    jobs = [jobqueue.QueuedJob("Invert", [str(number)], "x", add_volume) for number in range(400)]
+    line.listen(heard.append)
+    line.put_all(jobs)
+    assert heard == [None] and line.jobs == jobs and line.unfinished == jobs
+    line.cancel_all(jobs)
+    assert heard == [None] * 2 and {job.state for job in jobs} == {"cancelled"}
+    line.retry_all(jobs[:2])
+    assert heard == [None] * 3 and line.unfinished == jobs[:2] and line.jobs == jobs[2:] + jobs[:2]
+    line.cancel(jobs[0])
+    line.cancel(jobs[0])  # is over already
+    assert heard[3:] == [jobs[0]]
+
+
 def test_as_many_run_at_once_as_are_allowed() -> None:
     volume, line = add_volume(), jobqueue.line()
     jobs = [put(volume, "slow") for _ in range(3)]

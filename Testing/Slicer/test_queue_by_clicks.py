@@ -334,9 +334,65 @@ def test_cases_of_the_subject_hierarchy_load_into_the_scene(
     result = slicer.util.getNode("A inverted")
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(result)) == study
     room = next(room for room in panel.rooms if type(room).__name__ == "ResultsRoom")
+    panel.refresh()
+    assert many.found_text.text == "2 cases: A, B."  # not what was made of them
     for name in ("B inverted", "A inverted"):  # a case at a time, the last one first
         room.take_back.click()
         assert not slicer.util.getNodes(name)
+
+
+def test_hundreds_of_cases_are_begun_and_cancelled_within_a_second(
+    widget: Any, said: list[str], tmp_path: Path
+) -> None:
+    queue, many = rooms(widget.panel)
+    names = [f"{number:03}.nrrd" for number in range(400)]
+    for name in names[1:]:
+        (tmp_path / name).touch()
+    (tmp_path / "cases.csv").write_text("\n".join(["subject,image", *(f"{name[:3]},{name}" for name in names)]))
+    many.source.currentIndex = 1
+    many.table.currentPath = str(tmp_path / "cases.csv")
+    spent = []
+    for click in (many.start.click, many.cancel.click):
+        before = time.process_time()
+        click()
+        spent.append(time.process_time() - before)
+        if not spent[1:]:
+            jobqueue.line().tick()
+            assert [row[1:3] for row in cells(queue)[:2]] == [["000", "Failed"], ["001", "Waiting"]]
+            queue.table.selectRow(399)
+    print(f"begun in {spent[0]:.2f} s, cancelled in {spent[1]:.2f} s")
+    assert max(spent) < 1
+    assert [row[2] for row in cells(queue)] == ["Failed"] + ["Cancelled"] * 399
+    assert [many.batch.table.GetCellText(row, 1) for row in range(400)] == ["failed"] + ["cancelled"] * 399
+    assert queue.chosen is jobqueue.line().jobs[399] and len(said) == 1
+    queue.clear.click()
+    assert queue.table.rowCount == 0 and not queue.button.visible
+
+
+def test_an_earlier_batch_can_be_chosen_tried_again_and_forgotten(
+    widget: Any, layout: views.LayoutManager, pictures: Path, said: list[str], tmp_path: Path
+) -> None:
+    queue, many = rooms(widget.panel)
+    many.button.collapsed = False
+    for folder, name in (("one", "broken"), ("two", "late")):
+        save_volume(tmp_path / folder / f"{name}.nrrd")
+        act(widget.panel, "slow" if name == "late" else "")
+        many.folder.currentPath = str(tmp_path / folder)
+        many.start.click()
+        assert many.which.visible == (folder == "two")
+    until(lambda: "Running" in cells(queue)[1][2])
+    assert many.status.text == "Invert: 0 of 1 cases done." and many.cancel.enabled
+    many.which.currentIndex = 0
+    assert "1 failed (“broken”" in many.status.text and many.retry.enabled
+    layout.picture(widget.parent, pictures / "cases_of_two_batches.png")
+    (tmp_path / "one" / "broken.nrrd.mended").touch()
+    many.retry.click()
+    until(idle)
+    assert many.status.text == "Invert: 1 of 1 cases done." and len(said) == 3
+    many.which.currentIndex = 1
+    queue.clear.click()
+    assert not many.which.visible and many.status.text == "Invert: 1 of 1 cases done."
+    assert len(jobqueue.session().batches) == 1
 
 
 def test_cases_go_on_when_the_panel_is_closed_and_are_there_when_it_opens_again(
