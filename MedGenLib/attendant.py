@@ -41,12 +41,13 @@ def _tell_person(job: QueuedJob, events: list[Event]) -> None:
         slicer.util.errorDisplay(job.message, windowTitle="MedGen")
     elif job.state == DONE:
         if job.run is not None:
-            takeback.history.remember(job.title, job.run.added)
+            takeback.history.remember(job.title, job.run.added, job.run.merged)
         made = job.results
         names = [node.GetName() for node in results.nodes_of(made)]
         names += [value.name for value in made.values() if isinstance(value, Path)]
         words = _("MedGen, {title}: done, see {names}.").format(title=job.title, names=", ".join(names))
-        slicer.util.showStatusMessage(words, 5000)
+        changes = job.run.changes if job.run is not None else []
+        slicer.util.showStatusMessage(" ".join([words, *changes]), 5000)
 
 
 def tell_of_cases(batch: Any) -> None:

@@ -10,10 +10,10 @@ import qt
 import slicer
 import slicer.util
 
-from MedGenLib import install, jobqueue, merge, results
+from MedGenLib import install, merge, results
+from MedGenLib.asked import Asked
 from MedGenLib.choices import Choices
 from MedGenLib.errors import MedGenLibError, plain
-from MedGenLib.frameruns import FramesRun
 from MedGenLib.i18n import _
 from MedGenLib.runs import MedGenRun
 from MedGenLib.sections import gives_one_mask
@@ -80,10 +80,14 @@ class PanelRuns(Choices):
         expected = (self.estimator.found or {}).get("seconds") if operation["name"] == "train" else None
         self.estimator.pause()
         options = {"slug": self.entry["slug"], **self.run_options(operation), **options}
-        failed, slug, remembered = "", options.pop("slug"), jobqueue.Remembered(given)
+        failed, slug = "", options.pop("slug")
+        fits = gives_one_mask(operation) and not apart and options.get("frames") != "all"
+        into = next(iter(self.parameters().nodes("output") if fits else []), None)
+        rule = self.parameters().text("merge") or merge.NEW
+        asked = Asked(self.logic, slug, operation["name"], given, options, notes=notes, into=into, rule=rule)
         slicer.app.setOverrideCursor(qt.Qt.WaitCursor)  # nodes are written to files here
         try:
-            run = self.logic.process(slug, operation["name"], given, start=False, **options)
+            run = asked.run()
         except MedGenLibError as error:
             failed = str(error)
         except OSError as error:
@@ -93,12 +97,7 @@ class PanelRuns(Choices):
         if failed:  # said only now: no wait cursor over a message that waits for the person
             self._say_failed(failed)
             return
-        run.log.extend(notes)
-        chosen = [] if apart or isinstance(run, FramesRun) else self.parameters().nodes("output")
-        if chosen and gives_one_mask(operation):  # as chosen now: the run may begin much later
-            run.into = chosen[0].GetID(), self.parameters().text("merge") or merge.NEW
-        again = functools.partial(self.logic.again, slug, operation["name"], remembered, options)
-        self._follow(run, again, remembered.names, expected)
+        self._follow(run, asked.again, asked.names, expected)
 
     def repeat(self, operation: dict[str, Any], given: dict[str, Any], notes: list[str], **options: Any) -> None:
         """Start a run with options of its own instead of those chosen, its results apart; `notes` go into its log."""
@@ -111,12 +110,13 @@ class PanelRuns(Choices):
             return
         self.estimator.pause()
         name = names[-1]
+        again = functools.partial(self.logic.resume, name, previews=self.previews(), start=False)
         try:
-            run = self.logic.resume(name, previews=self.previews(), start=False)
+            run = again()
         except MedGenLibError as error:
             self._say_failed(str(error))
             return
-        self._follow(run, functools.partial(self.logic.resume, name, start=False), [name])
+        self._follow(run, again, [name])
 
     def _on_discard(self, checked: bool = False) -> None:
         for name in self.logic.interrupted(self.entry["slug"])[-1:]:
@@ -171,15 +171,8 @@ class PanelRuns(Choices):
                     parameters.set_text("name", "")
             said.append(found["model"].name)
         results.show(found, run.reference)
-        into = slicer.mrmlScene.GetNodeByID(run.into[0]) if run.into is not None else None
-        if run.into is not None and into is not None and results.nodes_of(found):
-            try:
-                run.merged = merge.merge(results.nodes_of(found)[0], into, run.into[1])
-                self._on_run_events([{"event": "log", "message": words} for words in run.merged.said])
-                said = [into.GetName()]
-            except MedGenLibError as error:
-                self._say_failed(str(error))
-                return
+        for words in run.merged.said if run.merged is not None else []:
+            self.run.log.appendPlainText(words)
         names = ", ".join(f"“{name}”" for name in said)
         words = _("{title}: done, see {names}.").format(title=self._title, names=names)
         self.run.end(" ".join([words, *run.changes]))

@@ -23,7 +23,7 @@ import vtk
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
 from medgen import previews as smaller
-from MedGenLib import choices, livecurve, previews
+from MedGenLib import choices, jobqueue, livecurve, previews
 from MedGenLib.selftest import add_drawing, add_planes, add_volume
 
 MODULE = ROOT / "MedGenSegmentation" / "MedGenSegmentation.py"
@@ -172,6 +172,10 @@ def test_a_cancelled_training_leaves_no_preview_and_a_resumed_one_goes_on_in_its
     panel.run.cancel.click()
     until(lambda: not panel.poller.busy)
     assert charts == 1 and node_count() == before
+    job = jobqueue.line().jobs[-1]
+    jobqueue.line().retry(job)
+    until(lambda: job.run is not None)
+    assert job.run.plan.resume and job.run.plan.previews == choices.PREVIEW_SECONDS
 
 
 def test_a_scene_that_is_closed_meanwhile_gets_nothing_put_into_it(panel: Any) -> None:
