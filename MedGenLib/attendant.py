@@ -61,14 +61,14 @@ def tell_of_cases(batch: Any) -> None:
 class PanelJobs:
     """The jobs that one panel has put in the line.
 
-    on_begin(run): it starts. on_events(events): what it says. on_end(run): it is over. For those that never begin:
+    on_begin(run): it starts. on_events(run, events): what it says. on_end(run): it is over. For those that never begin:
     on_refused(message): it could not be started; on_withdrawn(): it was taken out of the line, and none is left.
     """
 
     def __init__(
         self,
         on_begin: Callable[[MedGenRun], None],
-        on_events: Callable[[list[Event]], None],
+        on_events: Callable[[MedGenRun, list[Event]], None],
         on_end: Callable[[MedGenRun], None],
         on_refused: Callable[[str], None],
         on_withdrawn: Callable[[], None],
@@ -94,8 +94,17 @@ class PanelJobs:
 
     @property
     def run(self) -> MedGenRun | None:
-        """The run that goes on, or the next; None without one."""
-        return next((job.run for job in self.jobs), None)
+        """The run that goes on (of several, the first), or the next; None without one."""
+        return next((job.run for job in self._by_turn), None)
+
+    @property
+    def _by_turn(self) -> list[Any]:
+        return sorted(self.jobs, key=lambda job: job.state != RUNNING)
+
+    @property
+    def running(self) -> MedGenRun | None:
+        """The first of its runs that goes on now."""
+        return next((job.run for job in self.jobs if job.state == RUNNING), None)
 
     def follow(
         self,
@@ -111,8 +120,8 @@ class PanelJobs:
         return jobqueue.line().put(job)
 
     def cancel(self) -> None:
-        """End the one that goes on, or the next."""
-        for job in self.jobs[:1]:
+        """End the one that goes on (of several, the first), or the next."""
+        for job in self._by_turn[:1]:
             jobqueue.line().cancel(job)
 
     def leave(self) -> None:
@@ -127,8 +136,8 @@ class PanelJobs:
         if run is not None and job.state == RUNNING and run not in self._begun:
             self._begun.add(run)
             self._on_begin(run)
-        if events:
-            self._on_events(events)
+        if run is not None and events:
+            self._on_events(run, events)
         if not job.finished:
             return
         if run is not None and run in self._begun:

@@ -44,7 +44,7 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         self.estimator = Estimator(logic, self._on_estimate)
         self._built_for: tuple[str, str] | None = None
         self._missing_packages = install.missing()
-        self._title = ""
+        self._shown: Any = None  # the run whose progress is shown
         self._entered = False
         self._frozen = False
         self._closed = False

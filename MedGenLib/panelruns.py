@@ -29,6 +29,7 @@ class PanelRuns(Choices):
     train: Any
     apply: Any
     run: Any
+    _shown: Any
 
     def _on_install(self, checked: bool = False) -> None:
         self._have_packages()
@@ -132,21 +133,34 @@ class PanelRuns(Choices):
         self.refresh()
 
     def _on_run_begin(self, run: MedGenRun) -> None:
-        self._title = str(run.plan.operation["title"])
-        self.run.begin(self._title)
-        for message in run.log:
-            self.run.log.appendPlainText(message)
+        if self.poller.running is run:  # else another goes on, and its progress is shown
+            self._show_progress_of(run)
         for room in self.rooms:
             room.run_started(run)
 
-    def _on_run_events(self, events: list[dict[str, Any]]) -> None:
+    def _show_progress_of(self, run: MedGenRun) -> None:
+        self._shown = run
+        self.run.begin(_title_of(run))
+        for message in run.log:
+            self.run.log.appendPlainText(message)
+
+    def _on_run_events(self, run: MedGenRun, events: list[dict[str, Any]]) -> None:
         for room in self.rooms:
-            room.run_events(events)
-        for event in events:
+            room.run_events(run, events)
+        for event in events if run is self._shown else []:
             if event["event"] == "progress":
-                self.run.progress(self._title, event)
+                self.run.progress(_title_of(run), event)
             elif event["event"] in ("log", "error"):
                 self.run.log.appendPlainText(str(event["message"]))
+
+    def _give_way(self, words: str) -> None:
+        """Show how another run goes on, if one does, and in its log how this one ended."""
+        other = self.poller.running
+        if other is None:
+            return
+        if other is not self._shown:
+            self._show_progress_of(other)
+        self.run.log.appendPlainText(words)
 
     def _on_run_end(self, run: MedGenRun) -> None:
         self._on_disk.clear()
@@ -154,8 +168,10 @@ class PanelRuns(Choices):
             self._take(run)
         elif run.state == "cancelled":
             self._say_cancelled()
+            self._give_way(_("{title}: cancelled.").format(title=_title_of(run)))
         else:
             self._say_failed(run.message)
+            self._give_way(run.message)
         for room in self.rooms:
             room.run_ended(run)
         self.refresh()
@@ -174,8 +190,10 @@ class PanelRuns(Choices):
         for words in run.merged.said if run.merged is not None else []:
             self.run.log.appendPlainText(words)
         names = ", ".join(f"“{name}”" for name in said)
-        words = _("{title}: done, see {names}.").format(title=self._title, names=names)
-        self.run.end(" ".join([words, *run.changes]))
+        words = _("{title}: done, see {names}.").format(title=_title_of(run), names=names)
+        words = " ".join([words, *run.changes])
+        self.run.end(words)
+        self._give_way(words)
 
     def _say_failed(self, message: str) -> None:
         """One plain message, in the panel and as Slicer shows errors."""
@@ -187,6 +205,11 @@ class PanelRuns(Choices):
         self.run.bar.value = 0
 
     def _on_cancel(self, checked: bool = False) -> None:
-        if not self.poller.only_waits:
-            self.run.status.text = _("{title}: cancelling…").format(title=self._title)
+        running = self.poller.running
+        if running is not None:
+            self.run.status.text = _("{title}: cancelling…").format(title=_title_of(running))
         self.poller.cancel()
+
+
+def _title_of(run: MedGenRun) -> str:
+    return str(run.plan.operation["title"])

@@ -166,6 +166,26 @@ def test_jobs_are_cancelled_tried_again_and_their_log_is_copied(
     assert "CT inverted" in names_in_scene() and len(said) == 2
 
 
+def test_of_two_jobs_at_once_progress_shows_the_first_and_gives_way_to_the_second(
+    widget: Any, said: list[str]
+) -> None:
+    panel = widget.panel
+    jobqueue.line().at_once = 2
+    for name in ("slow", "polite"):
+        act(panel, name)
+        panel.apply.apply.click()
+    first, second = jobqueue.line().jobs
+    stages: set[tuple[bool, str]] = set()
+    until(lambda: stages.add((first.finished, panel.run.status.text)) or (first.finished and len(stages) > 4))
+    until(lambda: "waiting" in panel.run.status.text)
+    assert not any("waiting" in text for over, text in stages if not over)
+    assert f"process {pid(second)}" in panel.run.log.plainText
+    assert "Invert: done, see “CT inverted”." in panel.run.log.plainText
+    panel.run.cancel.click()
+    until(idle)
+    assert (first.state, second.state) == ("done", "cancelled") and said == []
+
+
 def test_the_panels_cancel_takes_its_waiting_job_out_of_the_line(widget: Any, said: list[str]) -> None:
     panel = widget.panel
     jobqueue.line().put(jobqueue.QueuedJob("Another's", [], "x", None, run=_started(widget, "polite")))

@@ -178,6 +178,23 @@ def test_a_cancelled_training_leaves_no_preview_and_a_resumed_one_goes_on_in_its
     assert job.run.plan.resume and job.run.plan.previews == choices.PREVIEW_SECONDS
 
 
+def test_two_trainings_at_once_keep_their_curves_apart_and_progress_is_of_the_first(panel: Any) -> None:
+    jobqueue.line().at_once = 2
+    watch = start(panel)
+    panel.parameters().set_setting("train", "steps", 20)
+    panel.train.name.text = "second"
+    start(panel)
+    until(lambda: watch.button.text == "Training of second")
+    first, second = (job.run for job in jobqueue.line().jobs)
+    curves = dict(watch._curves)
+    until(lambda: panel.run.bar.maximum == 60 and second.state == "done")
+    until(lambda: not panel.poller.busy)
+    assert first.state == "done" and watch.button.text == "Training of watched"
+    for run, steps in ((first, 60), (second, 20)):
+        assert rows_of(curves[run])[:, 0].tolist() == list(range(steps)), run.plan.out.name
+    assert rows_of(curves[first]).shape == (60, 2) and watch.curve is curves[first]
+
+
 def test_a_scene_that_is_closed_meanwhile_gets_nothing_put_into_it(panel: Any) -> None:
     watch = start(panel)
     until(lambda: watch.preview.shown is not None and watch.curve.chart is not None)
