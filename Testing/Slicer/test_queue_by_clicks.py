@@ -166,9 +166,7 @@ def test_jobs_are_cancelled_tried_again_and_their_log_is_copied(
     assert "CT inverted" in names_in_scene() and len(said) == 2
 
 
-def test_of_two_jobs_at_once_progress_shows_the_first_and_gives_way_to_the_second(
-    widget: Any, said: list[str]
-) -> None:
+def test_of_two_jobs_at_once_progress_shows_the_first_and_gives_way_to_the_second(widget: Any, said: list[str]) -> None:
     panel = widget.panel
     jobqueue.line().at_once = 2
     for name in ("slow", "polite"):

@@ -183,6 +183,51 @@ def test_the_chosen_segmentation_is_remembered_with_the_job(
     assert list(target.GetSegmentation().GetSegmentIDs()) == ["ball"]
 
 
+def test_the_list_and_take_back_speak_of_the_run_that_ended_last(
+    widget: Any,  # noqa: F811
+    image: Any,  # noqa: F811
+) -> None:
+    panel, results, line = widget.panel, room(widget.panel, "ResultsRoom"), jobqueue.line()
+    slow, quick = (widget.logic.process(SLUG, "invert", {"image": image}, name=name, start=False) for name in "sq")
+    for run in (quick, slow):  # begun last, the one whose inputs were written first ends last
+        panel.poller.follow(run)
+        until(lambda: not panel.poller.busy)
+    assert slow.context["run"] < quick.context["run"]
+    assert [key[2] for key in results._shown] == ["s"]
+    results.take_back.click()
+    assert panel.run.status.text == "Taken back: “s”." and [key[2] for key in results._shown] == ["q"]
+    before = ids()
+    made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "Numbers")
+    history.remember("Compare", [made.GetID()])
+    panel.refresh()
+    assert results.take_back.text == "Take back “Compare”" and [key[2] for key in results._shown] == ["q"]
+    results.take_back.click()
+    assert ids() == before and results.take_back.text == "Take back the last run"
+    assert [key[2] for key in results._shown] == ["q"] and line.unfinished == []
+
+
+def test_a_reloaded_module_takes_back_what_another_gave(
+    widget: Any,  # noqa: F811
+    image: Any,  # noqa: F811
+) -> None:
+    results = room(widget.panel, "ResultsRoom")
+    apply(widget.panel, INVERT)
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MedGenLib"}
+    try:
+        for name in kept:
+            del sys.modules[name]
+        from MedGenLib import takeback
+
+        assert takeback.history is not history and takeback.history.last.title == "Invert"
+        takeback.history.take_back()
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+    widget.panel.refresh()
+    assert not results.take_back.enabled and results.nothing.visible
+
+
 def test_a_repeated_run_that_is_tried_again_keeps_its_notes_and_its_results_apart(
     widget: Any,  # noqa: F811
     image: Any,  # noqa: F811
