@@ -14,7 +14,7 @@ import slicer.util
 
 from MedGenLib import cards, jobqueue, results, takeback
 from MedGenLib.i18n import _
-from MedGenLib.jobqueue import DONE, FAILED, RUNNING, QueuedJob
+from MedGenLib.jobqueue import CANCELLED, DONE, FAILED, RUNNING, QueuedJob
 from MedGenLib.runs import Event, MedGenRun
 
 INTERVAL = 150  # ms
@@ -39,6 +39,9 @@ def _tell_person(job: QueuedJob, events: list[Event]) -> None:
     """One message for a job whose panel is closed."""
     if job.state == FAILED:
         slicer.util.errorDisplay(job.message, windowTitle="MedGen")
+    elif job.state == CANCELLED and job.run is not None and job.message == job.run.outlived:
+        words = _("MedGen, {title}: {message}").format(title=job.title, message=job.message)
+        slicer.util.showStatusMessage(words, 5000)
     elif job.state == DONE:
         if job.run is not None:
             takeback.history.remember(job.title, job.run.added, job.run.merged)
@@ -62,7 +65,7 @@ class PanelJobs:
     """The jobs that one panel has put in the line.
 
     on_begin(run): it starts. on_events(run, events): what it says. on_end(run): it is over. For those that never begin:
-    on_refused(message): it could not be started; on_withdrawn(): it was taken out of the line, and none is left.
+    on_refused(message): it could not be started; on_withdrawn(message): it was taken out of the line, and none is left.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class PanelJobs:
         on_events: Callable[[MedGenRun, list[Event]], None],
         on_end: Callable[[MedGenRun], None],
         on_refused: Callable[[str], None],
-        on_withdrawn: Callable[[], None],
+        on_withdrawn: Callable[[str], None],
     ) -> None:
         self._on_begin, self._on_events, self._on_end = on_begin, on_events, on_end
         self._on_refused, self._on_withdrawn = on_refused, on_withdrawn
@@ -145,7 +148,7 @@ class PanelJobs:
         elif job.state == FAILED:
             self._on_refused(job.message)
         elif not self.busy:
-            self._on_withdrawn()
+            self._on_withdrawn(job.message)
 
 
 def in_line_title(title: str) -> str:

@@ -167,8 +167,9 @@ class PanelRuns(Choices):
         if run.state == "done":
             self._take(run)
         elif run.state == "cancelled":
-            self._say_cancelled()
-            self._give_way(_("{title}: cancelled.").format(title=_title_of(run)))
+            dropped = run.message if run.message == run.outlived else ""
+            self._say_cancelled(dropped)
+            self._give_way(dropped or _("{title}: cancelled.").format(title=_title_of(run)))
         else:
             self._say_failed(run.message)
             self._give_way(run.message)
@@ -200,8 +201,8 @@ class PanelRuns(Choices):
         self.run.end(message, failed=True)
         slicer.util.errorDisplay(message, windowTitle="MedGen")
 
-    def _say_cancelled(self) -> None:
-        self.run.end(_("Cancelled."))
+    def _say_cancelled(self, words: str = "") -> None:
+        self.run.end(words or _("Cancelled."))
         self.run.bar.value = 0
 
     def _on_cancel(self, checked: bool = False) -> None:

@@ -237,6 +237,26 @@ def test_a_run_goes_on_when_the_module_is_left_or_the_panel_closed(
         assert [row[2] for row in cells(queue)] == ["Done", "Done"] and "CT inverted_1" in widget.panel.run.status.text
 
 
+@pytest.mark.parametrize("how", ["open", "waiting", "closed"])
+def test_results_dropped_because_the_scene_was_closed_are_said_to_be(how: str, widget: Any, said: list[str]) -> None:
+    panel = widget.panel
+    if how == "waiting":
+        jobqueue.line().put(jobqueue.QueuedJob("Another's", [], "x", None, run=_started(widget, "polite")))
+    act(panel, "slow")
+    panel.apply.apply.click()
+    job = jobqueue.line().jobs[-1]
+    if how == "closed":
+        widget.cleanup()
+    slicer.mrmlScene.Clear(0)
+    until(lambda: job.finished)
+    words = "The scene was closed before the run ended, so its results were not loaded."
+    assert job.message == words
+    if how == "closed":
+        assert said == [f"MedGen, Invert: {words}"]
+    else:
+        assert panel.run.status.text == words and said == []
+
+
 def test_a_job_killed_after_its_panel_was_closed_is_told_in_one_message(
     widget: Any,
     said: list[str],
