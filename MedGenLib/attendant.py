@@ -4,7 +4,7 @@ what a person hears of jobs whose panel is closed."""
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,13 @@ class PanelJobs:
         """End the one that goes on (of several, the first), or the next."""
         for job in self._by_turn[:1]:
             jobqueue.line().cancel(job)
+
+    def adopt(self, slugs: Collection[str]) -> None:
+        """The panel is open again: jobs of these methods that nobody owns are followed from here."""
+        for job in jobqueue.line().unfinished:
+            if job.owner is None and job.key.partition(" ")[0] in slugs:
+                job.owner = self
+                self.job_changed(job, [])
 
     def leave(self) -> None:
         """The panel is closed: its jobs go on without it."""

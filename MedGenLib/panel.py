@@ -69,6 +69,7 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
             self.addObserver(scene, event, self._on_scene_changed)
         self.addObserver(scene, scene.NodeRemovedEvent, self._on_parameters)
         self._observe_parameters()
+        self.poller.adopt(self.entries)
         self.refresh()
 
     def _build(self, layout: Any) -> None:

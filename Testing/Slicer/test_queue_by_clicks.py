@@ -285,10 +285,11 @@ def test_a_module_reloaded_mid_run_shows_the_job_and_loads_its_result(widget: An
         new = widget.parent.self()
         queue, _cases = rooms(new.panel)
         assert new is not widget and "Running" in cells(queue)[0][2]
-        assert new.panel.apply.apply.text == "Invert (waits in line)"
+        assert new.panel.apply.apply.text == "Invert (waits in line)" and new.panel.run.cancel.enabled
+        until(lambda: "Invert: work" in new.panel.run.status.text)
         until(idle)
         assert cells(queue)[0][2] == "Done" and "CT inverted" in names_in_scene()
-        assert said == ["MedGen, Invert: done, see CT inverted."]
+        assert said == [] and new.panel.run.status.text == "Invert: done, see “CT inverted”."
         new.cleanup()
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
