@@ -4,7 +4,7 @@ what a person hears of jobs whose panel is closed."""
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import slicer.util
 
 from MedGenLib import cards, jobqueue, results, takeback
 from MedGenLib.i18n import _
-from MedGenLib.jobqueue import DONE, FAILED, RUNNING, QueuedJob
+from MedGenLib.jobqueue import CANCELLED, DONE, FAILED, RUNNING, QueuedJob
 from MedGenLib.runs import Event, MedGenRun
 
 INTERVAL = 150  # ms
@@ -39,14 +39,18 @@ def _tell_person(job: QueuedJob, events: list[Event]) -> None:
     """One message for a job whose panel is closed."""
     if job.state == FAILED:
         slicer.util.errorDisplay(job.message, windowTitle="MedGen")
+    elif job.state == CANCELLED and job.run is not None and job.message == job.run.outlived:
+        words = _("MedGen, {title}: {message}").format(title=job.title, message=job.message)
+        slicer.util.showStatusMessage(words, 5000)
     elif job.state == DONE:
         if job.run is not None:
-            takeback.history.remember(job.title, job.run.added)
+            takeback.history.remember(job.title, job.run.added, job.run.merged)
         made = job.results
         names = [node.GetName() for node in results.nodes_of(made)]
         names += [value.name for value in made.values() if isinstance(value, Path)]
         words = _("MedGen, {title}: done, see {names}.").format(title=job.title, names=", ".join(names))
-        slicer.util.showStatusMessage(words, 5000)
+        changes = job.run.changes if job.run is not None else []
+        slicer.util.showStatusMessage(" ".join([words, *changes]), 5000)
 
 
 def tell_of_cases(batch: Any) -> None:
@@ -60,17 +64,17 @@ def tell_of_cases(batch: Any) -> None:
 class PanelJobs:
     """The jobs that one panel has put in the line.
 
-    on_begin(run): it starts. on_events(events): what it says. on_end(run): it is over. For those that never begin:
-    on_refused(message): it could not be started; on_withdrawn(): it was taken out of the line, and none is left.
+    on_begin(run): it starts. on_events(run, events): what it says. on_end(run): it is over. For those that never begin:
+    on_refused(message): it could not be started; on_withdrawn(message): it was taken out of the line, and none is left.
     """
 
     def __init__(
         self,
         on_begin: Callable[[MedGenRun], None],
-        on_events: Callable[[list[Event]], None],
+        on_events: Callable[[MedGenRun, list[Event]], None],
         on_end: Callable[[MedGenRun], None],
         on_refused: Callable[[str], None],
-        on_withdrawn: Callable[[], None],
+        on_withdrawn: Callable[[str], None],
     ) -> None:
         self._on_begin, self._on_events, self._on_end = on_begin, on_events, on_end
         self._on_refused, self._on_withdrawn = on_refused, on_withdrawn
@@ -93,8 +97,17 @@ class PanelJobs:
 
     @property
     def run(self) -> MedGenRun | None:
-        """The run that goes on, or the next; None without one."""
-        return next((job.run for job in self.jobs), None)
+        """The run that goes on (of several, the first), or the next; None without one."""
+        return next((job.run for job in self._by_turn), None)
+
+    @property
+    def _by_turn(self) -> list[Any]:
+        return sorted(self.jobs, key=lambda job: job.state != RUNNING)
+
+    @property
+    def running(self) -> MedGenRun | None:
+        """The first of its runs that goes on now."""
+        return next((job.run for job in self.jobs if job.state == RUNNING), None)
 
     def follow(
         self,
@@ -110,9 +123,16 @@ class PanelJobs:
         return jobqueue.line().put(job)
 
     def cancel(self) -> None:
-        """End the one that goes on, or the next."""
-        for job in self.jobs[:1]:
+        """End the one that goes on (of several, the first), or the next."""
+        for job in self._by_turn[:1]:
             jobqueue.line().cancel(job)
+
+    def adopt(self, slugs: Collection[str]) -> None:
+        """The panel is open again: jobs of these methods that nobody owns are followed from here."""
+        for job in jobqueue.line().unfinished:
+            if job.owner is None and job.key.partition(" ")[0] in slugs:
+                job.owner = self
+                self.job_changed(job, [])
 
     def leave(self) -> None:
         """The panel is closed: its jobs go on without it."""
@@ -126,8 +146,8 @@ class PanelJobs:
         if run is not None and job.state == RUNNING and run not in self._begun:
             self._begun.add(run)
             self._on_begin(run)
-        if events:
-            self._on_events(events)
+        if run is not None and events:
+            self._on_events(run, events)
         if not job.finished:
             return
         if run is not None and run in self._begun:
@@ -135,7 +155,7 @@ class PanelJobs:
         elif job.state == FAILED:
             self._on_refused(job.message)
         elif not self.busy:
-            self._on_withdrawn()
+            self._on_withdrawn(job.message)
 
 
 def in_line_title(title: str) -> str:

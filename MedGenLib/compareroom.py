@@ -69,7 +69,7 @@ class CompareRoom(Room):
 
     def run_ended(self, run: Any) -> None:
         """A new result is what a person would compare."""
-        outputs = provenance.outputs_of_last_run() if run.state == "done" else []
+        outputs = provenance.outputs_of_run(run.context.get("run", "")) if run.state == "done" else []
         fitting = [one.node for one in outputs if compare.kind_of(one.node)]
         if fitting and fitting[0] is not self.second.currentNode():
             self.first.setCurrentNode(fitting[0])

@@ -252,13 +252,6 @@ class MedGenLogic:
         run = MedGenRun(plan, models.home() / "runs" / name, name=name, keep=True, on_event=on_event)
         return run.start() if start else run
 
-    def again(self, slug: str, operation: str, inputs: jobqueue.Remembered, options: dict[str, Any]) -> MedGenRun:
-        """A run as an earlier one was asked for, not started: an interrupted training goes on, all else is new."""
-        if operation == "train" and options.get("name") in self.interrupted(slug):
-            return self.resume(options["name"], start=False)
-        run: MedGenRun = self.process(slug, operation, inputs.get(), start=False, **options)
-        return run
-
     def discard(self, name: str) -> None:
         """Delete what an interrupted training left."""
         shutil.rmtree(models.folder() / f"{name}.training", ignore_errors=True)

@@ -30,6 +30,15 @@ METHOD, STRUCTURE, CONTENT = "MedGen.Method", "MedGen.Structure", "MedGen.Conten
 _ALIKE = 0.12  # distance of two colours in the unit cube that are hard to tell apart
 
 
+@dataclass(frozen=True)
+class Into:
+    """Where a result is to go: a segmentation by its id ("" once it is gone) and name, and the rule."""
+
+    node: str
+    name: str
+    rule: str = NEW
+
+
 @dataclass
 class Replaced:
     """A segment that had to make room: its place in the list and a copy of it."""

@@ -44,7 +44,7 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         self.estimator = Estimator(logic, self._on_estimate)
         self._built_for: tuple[str, str] | None = None
         self._missing_packages = install.missing()
-        self._title = ""
+        self._shown: Any = None  # the run whose progress is shown
         self._entered = False
         self._frozen = False
         self._closed = False
@@ -69,6 +69,7 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
             self.addObserver(scene, event, self._on_scene_changed)
         self.addObserver(scene, scene.NodeRemovedEvent, self._on_parameters)
         self._observe_parameters()
+        self.poller.adopt(self.entries)
         self.refresh()
 
     def _build(self, layout: Any) -> None:

@@ -10,10 +10,10 @@ import qt
 import slicer
 import slicer.util
 
-from MedGenLib import install, jobqueue, merge, results
+from MedGenLib import install, merge, results
+from MedGenLib.asked import Asked
 from MedGenLib.choices import Choices
 from MedGenLib.errors import MedGenLibError, plain
-from MedGenLib.frameruns import FramesRun
 from MedGenLib.i18n import _
 from MedGenLib.runs import MedGenRun
 from MedGenLib.sections import gives_one_mask
@@ -29,6 +29,7 @@ class PanelRuns(Choices):
     train: Any
     apply: Any
     run: Any
+    _shown: Any
 
     def _on_install(self, checked: bool = False) -> None:
         self._have_packages()
@@ -80,10 +81,14 @@ class PanelRuns(Choices):
         expected = (self.estimator.found or {}).get("seconds") if operation["name"] == "train" else None
         self.estimator.pause()
         options = {"slug": self.entry["slug"], **self.run_options(operation), **options}
-        failed, slug, remembered = "", options.pop("slug"), jobqueue.Remembered(given)
+        failed, slug = "", options.pop("slug")
+        fits = gives_one_mask(operation) and not apart and options.get("frames") != "all"
+        into = next(iter(self.parameters().nodes("output") if fits else []), None)
+        rule = self.parameters().text("merge") or merge.NEW
+        asked = Asked(self.logic, slug, operation["name"], given, options, notes=notes, into=into, rule=rule)
         slicer.app.setOverrideCursor(qt.Qt.WaitCursor)  # nodes are written to files here
         try:
-            run = self.logic.process(slug, operation["name"], given, start=False, **options)
+            run = asked.run()
         except MedGenLibError as error:
             failed = str(error)
         except OSError as error:
@@ -93,12 +98,7 @@ class PanelRuns(Choices):
         if failed:  # said only now: no wait cursor over a message that waits for the person
             self._say_failed(failed)
             return
-        run.log.extend(notes)
-        chosen = [] if apart or isinstance(run, FramesRun) else self.parameters().nodes("output")
-        if chosen and gives_one_mask(operation):  # as chosen now: the run may begin much later
-            run.into = chosen[0].GetID(), self.parameters().text("merge") or merge.NEW
-        again = functools.partial(self.logic.again, slug, operation["name"], remembered, options)
-        self._follow(run, again, remembered.names, expected)
+        self._follow(run, asked.again, asked.names, expected)
 
     def repeat(self, operation: dict[str, Any], given: dict[str, Any], notes: list[str], **options: Any) -> None:
         """Start a run with options of its own instead of those chosen, its results apart; `notes` go into its log."""
@@ -111,12 +111,13 @@ class PanelRuns(Choices):
             return
         self.estimator.pause()
         name = names[-1]
+        again = functools.partial(self.logic.resume, name, previews=self.previews(), start=False)
         try:
-            run = self.logic.resume(name, previews=self.previews(), start=False)
+            run = again()
         except MedGenLibError as error:
             self._say_failed(str(error))
             return
-        self._follow(run, functools.partial(self.logic.resume, name, start=False), [name])
+        self._follow(run, again, [name])
 
     def _on_discard(self, checked: bool = False) -> None:
         for name in self.logic.interrupted(self.entry["slug"])[-1:]:
@@ -132,30 +133,46 @@ class PanelRuns(Choices):
         self.refresh()
 
     def _on_run_begin(self, run: MedGenRun) -> None:
-        self._title = str(run.plan.operation["title"])
-        self.run.begin(self._title)
-        for message in run.log:
-            self.run.log.appendPlainText(message)
+        if self.poller.running is run:  # else another goes on, and its progress is shown
+            self._show_progress_of(run)
         for room in self.rooms:
             room.run_started(run)
 
-    def _on_run_events(self, events: list[dict[str, Any]]) -> None:
+    def _show_progress_of(self, run: MedGenRun) -> None:
+        self._shown = run
+        self.run.begin(_title_of(run))
+        for message in run.log:
+            self.run.log.appendPlainText(message)
+
+    def _on_run_events(self, run: MedGenRun, events: list[dict[str, Any]]) -> None:
         for room in self.rooms:
-            room.run_events(events)
-        for event in events:
+            room.run_events(run, events)
+        for event in events if run is self._shown else []:
             if event["event"] == "progress":
-                self.run.progress(self._title, event)
+                self.run.progress(_title_of(run), event)
             elif event["event"] in ("log", "error"):
                 self.run.log.appendPlainText(str(event["message"]))
+
+    def _give_way(self, words: str) -> None:
+        """Show how another run goes on, if one does, and in its log how this one ended."""
+        other = self.poller.running
+        if other is None:
+            return
+        if other is not self._shown:
+            self._show_progress_of(other)
+        self.run.log.appendPlainText(words)
 
     def _on_run_end(self, run: MedGenRun) -> None:
         self._on_disk.clear()
         if run.state == "done":
             self._take(run)
         elif run.state == "cancelled":
-            self._say_cancelled()
+            dropped = run.message if run.message == run.outlived else ""
+            self._say_cancelled(dropped)
+            self._give_way(dropped or _("{title}: cancelled.").format(title=_title_of(run)))
         else:
             self._say_failed(run.message)
+            self._give_way(run.message)
         for room in self.rooms:
             room.run_ended(run)
         self.refresh()
@@ -171,29 +188,29 @@ class PanelRuns(Choices):
                     parameters.set_text("name", "")
             said.append(found["model"].name)
         results.show(found, run.reference)
-        into = slicer.mrmlScene.GetNodeByID(run.into[0]) if run.into is not None else None
-        if run.into is not None and into is not None and results.nodes_of(found):
-            try:
-                run.merged = merge.merge(results.nodes_of(found)[0], into, run.into[1])
-                self._on_run_events([{"event": "log", "message": words} for words in run.merged.said])
-                said = [into.GetName()]
-            except MedGenLibError as error:
-                self._say_failed(str(error))
-                return
+        for words in run.merged.said if run.merged is not None else []:
+            self.run.log.appendPlainText(words)
         names = ", ".join(f"“{name}”" for name in said)
-        words = _("{title}: done, see {names}.").format(title=self._title, names=names)
-        self.run.end(" ".join([words, *run.changes]))
+        words = _("{title}: done, see {names}.").format(title=_title_of(run), names=names)
+        words = " ".join([words, *run.changes])
+        self.run.end(words)
+        self._give_way(words)
 
     def _say_failed(self, message: str) -> None:
         """One plain message, in the panel and as Slicer shows errors."""
         self.run.end(message, failed=True)
         slicer.util.errorDisplay(message, windowTitle="MedGen")
 
-    def _say_cancelled(self) -> None:
-        self.run.end(_("Cancelled."))
+    def _say_cancelled(self, words: str = "") -> None:
+        self.run.end(words or _("Cancelled."))
         self.run.bar.value = 0
 
     def _on_cancel(self, checked: bool = False) -> None:
-        if not self.poller.only_waits:
-            self.run.status.text = _("{title}: cancelling…").format(title=self._title)
+        running = self.poller.running
+        if running is not None:
+            self.run.status.text = _("{title}: cancelling…").format(title=_title_of(running))
         self.poller.cancel()
+
+
+def _title_of(run: MedGenRun) -> str:
+    return str(run.plan.operation["title"])

@@ -152,11 +152,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def outputs_of_last_run() -> list[Output]:
-    """The results of the run started last that are still in the scene, in the order in which they came."""
+def outputs_of_run(run: str = "") -> list[Output]:
+    """The results of a run (by its record's "run"; of the one started last where it is left out) that are still in the
+    scene, in the order in which they came."""
     found = list(_outputs())
-    last = max((one.record.get("run", "") for one in found), default="")
-    return [one for one in found if last and one.record.get("run") == last]
+    wanted = run or max((one.record.get("run", "") for one in found), default="")
+    return [one for one in found if wanted and one.record.get("run") == wanted]
 
 
 def _outputs() -> Iterator[Output]:

@@ -87,7 +87,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
     def refresh(self) -> None:
         """Show the last run's results that are still in the scene."""
         self._follow_points()
-        outputs = provenance.outputs_of_last_run()
+        outputs = _outputs()
         wanted = [(one.node.GetID(), one.segment, one.name) for one in outputs]
         if wanted != self._shown:
             if [key[:2] for key in wanted] != [key[:2] for key in self._shown]:
@@ -115,6 +115,12 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
             else _("Another module made these results; run them again there.")
         )
         last = history.last
+        of_another = last is not None and last.run != record.get("run", "")
+        self.take_back.text = (
+            _("Take back “{title}”").format(title=last.title)
+            if last is not None and of_another
+            else _("Take back the last run")
+        )
         self.take_back.enabled = last is not None
         self.take_back.setToolTip(
             _("There is no run to take back.")
@@ -153,7 +159,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
 
     def _doubtful(self) -> list[tuple[Any, int]]:
         """Points of the last run with a confidence, the least certain first."""
-        lists = [one.node for one in provenance.outputs_of_last_run() if one.node.IsA("vtkMRMLMarkupsFiducialNode")]
+        lists = [one.node for one in _outputs() if one.node.IsA("vtkMRMLMarkupsFiducialNode")]
         pairs = [(place, number) for place, node in enumerate(lists) for number in halos.placed(node)]
         found = [(halos.confidence_of(lists[place], number), place, number) for place, number in pairs]
         return [(lists[place], number) for _value, place, number in sorted(one for one in found if one[0] is not None)]
@@ -186,7 +192,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
             self._step = (self._step + 1) % len(doubtful)
             node, number = doubtful[self._step]
             results.jump_to(node.GetNthControlPointPositionWorld(number))
-            self._show_doubt(provenance.outputs_of_last_run())
+            self._show_doubt(_outputs())
 
     def _follow_points(self) -> None:
         """Halos move and go with their points, those of a loaded scene too."""
@@ -210,7 +216,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
         self._make_surfaces(shown)
 
     def _make_surfaces(self, shown: bool) -> None:
-        for one in provenance.outputs_of_last_run():
+        for one in _outputs():
             if one.node.IsA("vtkMRMLSegmentationNode"):
                 if shown:
                     one.node.CreateClosedSurfaceRepresentation()
@@ -251,7 +257,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
 
     def _background(self) -> Any:
         """The volume that the last run was made from."""
-        for one in provenance.outputs_of_last_run()[:1]:
+        for one in _outputs()[:1]:
             for given in one.record.get("inputs", []):
                 node = slicer.mrmlScene.GetNodeByID(given.get("node", ""))
                 if node is not None and node.IsA("vtkMRMLVolumeNode"):
@@ -259,7 +265,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
         return None
 
     def _on_again(self, checked: bool = False) -> None:
-        outputs = provenance.outputs_of_last_run()
+        outputs = _outputs()
         if not outputs:
             return
         try:
@@ -278,7 +284,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
     # --- as text
 
     def _on_save(self, checked: bool = False) -> None:
-        outputs = provenance.outputs_of_last_run()
+        outputs = _outputs()
         name = f"{outputs[0].node.GetName()} provenance.json" if outputs else ""
         path = qt.QFileDialog.getSaveFileName(None, _("Save how the results came to be"), name, "JSON (*.json)")
         if not path or not outputs:
@@ -297,7 +303,7 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
         self._copy(1)
 
     def _copy(self, which: int) -> None:
-        outputs = provenance.outputs_of_last_run()
+        outputs = _outputs()
         if not outputs:
             return
         try:
@@ -311,3 +317,8 @@ class ResultsRoom(Room, slicer.util.VTKObservationMixin):
     def cleanup(self) -> None:
         """Nothing follows the points any more."""
         self.removeObservers()
+
+
+def _outputs() -> list[provenance.Output]:
+    """What is left of the run that came last: which that is, only the history knows, where it knows of any."""
+    return provenance.outputs_of_run(history.last_run)

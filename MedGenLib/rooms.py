@@ -22,8 +22,8 @@ class Room:
     def run_started(self, run: Any) -> None:
         """A run that the panel started."""
 
-    def run_events(self, events: list[dict[str, Any]]) -> None:
-        """What the run that is going on has said (`medgen.jobs`)."""
+    def run_events(self, run: Any, events: list[dict[str, Any]]) -> None:
+        """What a run that is going on has said (`medgen.jobs`); several may go on at once."""
 
     def run_ended(self, run: Any) -> None:
         """A run is over, well or not; its results are in the scene."""

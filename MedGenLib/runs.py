@@ -69,7 +69,7 @@ class MedGenRun:
         self.context: dict[str, Any] = {}  # what Slicer adds to the record of each result (MedGenLib.provenance)
         self.added: list[str] = []  # ids of the nodes that came with the results
         self.merged: merge.Merged | None = None  # what was done to a segmentation that was there
-        self.into: tuple[str, str] | None = None  # id of the segmentation that its result joins, and by which rule
+        self.into: merge.Into | None = None  # the segmentation that its result joins
         self.estimate: Event | None = None
         self.progress: Event | None = None
         self.state = "waiting"
@@ -229,6 +229,7 @@ class MedGenRun:
                 begin, before = time.monotonic(), node_ids(slicer.mrmlScene)
                 self.results = self._load(outputs)
                 self._dress()
+                self._join_segmentation()
                 self.added = [identity for identity in node_ids(slicer.mrmlScene) if identity not in before]
                 self.load_seconds = time.monotonic() - begin
                 self._note(said(_("Results loaded in {seconds:.2f} s.").format(seconds=self.load_seconds)))
@@ -273,6 +274,28 @@ class MedGenRun:
             for node in found if isinstance(found, list) else [found]:
                 if hasattr(node, "GetID"):
                     looks.dress(node, role, reference, self.plan.entry["slug"])
+
+    def _join_segmentation(self) -> None:
+        """Move the result into the segmentation that was chosen for it; where that cannot be, it stays a node of its
+        own, and the run says so."""
+        made = [role for role, value in self.results.items() if hasattr(value, "GetSegmentation")]
+        if self.into is None or not made:
+            return
+        target = slicer.mrmlScene.GetNodeByID(self.into.node) if self.into.node else None
+        words = ""
+        if target is None:
+            words = _("“{name}” is no longer in the scene, so the result is a node of its own.")
+            words = words.format(name=self.into.name)
+        else:
+            try:
+                self.merged = merge.merge(self.results[made[0]], target, self.into.rule)
+                self.results[made[0]] = target
+            except MedGenLibError as error:
+                words = str(error)
+        for sentence in self.merged.said if self.merged is not None else []:
+            self._note(said(sentence))
+        if words:
+            self._note({**said(words), "changed": True})
 
     def _load_role(self, path: Path, role: dict[str, Any], reference: Any) -> list[Any]:
         record = provenance.complete(provenance_at(path), self.context)

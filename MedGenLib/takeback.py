@@ -8,11 +8,12 @@ is named, and stays unless they say otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import slicer
 
-from MedGenLib import fingerprint, merge, scratch
+from MedGenLib import fingerprint, jobqueue, merge, provenance, scratch
 from MedGenLib.errors import RunError
 from MedGenLib.i18n import _
 from MedGenLib.sequences import browser_of
@@ -28,20 +29,36 @@ class Step:
         title: how a person knows it.
         nodes: ids of the nodes it added; with their fingerprints where they hold results, None for displays and such.
         merged: what it did to a segmentation that was there, if it did, with its segments' fingerprints.
+        run: which run it was, as the record on its results says; "" for what is no run, as a comparison.
     """
 
     title: str
     nodes: dict[str, str | None]
     merged: merge.Merged | None = None
     segments: dict[str, str] = field(default_factory=dict)
+    run: str = ""
 
 
 class History:
-    """The steps of one scene. A person's edits are seen by comparing fingerprints, so nothing is observed."""
+    """The steps of one scene. A person's edits are seen by comparing fingerprints, so nothing is observed.
 
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self._scene: Any = None
+    `shared`: that of the session, which the modules have in common and a module reload leaves as it is.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self._own = None if shared else SimpleNamespace(steps=[], scene=None)
+
+    @property
+    def _kept(self) -> Any:
+        if self._own is not None:
+            return self._own
+        return vars(jobqueue.session()).setdefault("history", SimpleNamespace(steps=[], scene=None))
+
+    @property
+    def steps(self) -> list[Step]:
+        """What can be taken back, the last one last."""
+        found: list[Step] = self._kept.steps if self._kept.scene is slicer.mrmlScene else []
+        return found
 
     def remember(self, title: str, node_ids: list[str], merged: merge.Merged | None = None) -> None:
         """Note what a run added and changed, as it is now."""
@@ -55,8 +72,11 @@ class History:
         if merged is not None and target is not None:
             prints = fingerprint.of_segments(target)
             step.segments = {identity: prints[identity] for identity in merged.added if identity in prints}
+            segments = [target.GetSegmentation().GetSegment(identity) for identity in step.segments]
+            step.run = next((run for one in segments if (run := provenance.record_of_segment(one).get("run"))), "")
+        step.run = step.run or next((run for node in ours.values() if (run := node.GetAttribute("MedGen.run"))), "")
         if step.nodes or step.segments:
-            self.steps = [*self.steps, step][-DEPTH:]
+            self._kept.steps = [*self.steps, step][-DEPTH:]
 
     @property
     def last(self) -> Step | None:
@@ -64,6 +84,12 @@ class History:
         while self.steps and not self._is_left(self.steps[-1]):
             self.steps.pop()
         return self.steps[-1] if self.steps else None
+
+    @property
+    def last_run(self) -> str:
+        """Which run came last of those of which anything is left; "" where none is remembered."""
+        left = (step.run for step in reversed(self.steps) if step.run and self._is_left(step))
+        return next(left, "")
 
     def edited(self) -> list[str]:
         """Names of the results of the last step that somebody has edited since."""
@@ -101,10 +127,10 @@ class History:
 
     def _watch(self) -> None:
         """A scene that is closed takes its history along."""
-        scene = slicer.mrmlScene
-        if scene is not self._scene:
-            self._scene, self.steps = scene, []
-            scene.AddObserver(scene.EndCloseEvent, lambda *_: self.steps.clear())
+        scene, kept = slicer.mrmlScene, self._kept
+        if scene is not kept.scene:
+            kept.scene, kept.steps = scene, []
+            scene.AddObserver(scene.EndCloseEvent, lambda *_: kept.steps.clear())
 
     def _is_left(self, step: Step) -> bool:
         scene = slicer.mrmlScene
@@ -195,4 +221,4 @@ def _leave_browsers(node: Any) -> None:
                 browser.RemoveSynchronizedSequenceNode(node.GetID())
 
 
-history = History()
+history = History(shared=True)

@@ -16,7 +16,8 @@ _TICK = 300  # ms
 
 
 class TrainWatch(Room):
-    """Follows the training that the panel started last; the curve stays when it is over."""
+    """Shows the training that the panel started last; the curve stays when it is over. The curves of others that go on
+    at the same time are drawn, too."""
 
     def __init__(self, panel: Any, layout: Any) -> None:
         super().__init__(panel)
@@ -44,6 +45,7 @@ class TrainWatch(Room):
         self.curve: livecurve.LiveCurve | None = None
         self.preview = previews.Preview()
         self._run: Any = None
+        self._curves: dict[Any, livecurve.LiveCurve] = {}  # of the runs that go on
         self._layout_before: int | None = None
         self._timer = qt.QTimer()
         self._timer.setInterval(_TICK)
@@ -65,24 +67,32 @@ class TrainWatch(Room):
         """A training: begin a new curve, or go on with the one it has."""
         if [role["kind"] for role in run.plan.operation["outputs"]] != ["Model"]:
             return
+        self._curves[run] = livecurve.LiveCurve(run.plan.out.name)
+        self._watch(run)
+        self._timer.start()
+
+    def _watch(self, run: Any) -> None:
         self.preview.drop()
-        self._run, self.curve = run, livecurve.LiveCurve(run.plan.out.name)
+        self._run, self.curve = run, self._curves[run]
         self.button.setVisible(True)
         self.button.text = _("Training of {name}").format(name=run.plan.out.name)
         self._say()
-        self._timer.start()
 
-    def run_events(self, events: list[dict[str, Any]]) -> None:
+    def run_events(self, run: Any, events: list[dict[str, Any]]) -> None:
         """Note what is new; nodes are brought up to date from the timer."""
-        if self._run is None or self.curve is None:
+        curve = self._curves.get(run)
+        if curve is None:
             return
         for event in events:
             if event["event"] == "metric":
-                self.curve.note(event)
-            elif event["event"] == "preview" and self.previews.checked:
+                curve.note(event)
+            elif event["event"] == "preview" and self.previews.checked and run is self._run:
                 self.preview.offer(event)
 
     def _tick(self) -> None:
+        for curve in self._curves.values():
+            if curve is not self.curve:
+                curve.show()
         if self.curve is not None:
             self._show_curve()
         waiting = self.preview.waiting
@@ -100,11 +110,18 @@ class TrainWatch(Room):
 
     def run_ended(self, run: Any) -> None:
         """Over: the last points, and no preview left but what was kept."""
-        if run is not self._run:
+        curve = self._curves.pop(run, None)
+        if curve is None:
             return
-        self._timer.stop()
+        if run is not self._run:
+            curve.show(at_once=True)
+            return
         self._show_curve(at_once=True)
         self.preview.drop()
+        if self._curves:
+            self._watch(next(reversed(self._curves)))
+            return
+        self._timer.stop()
         self._run = None
         self._say()
 

@@ -166,6 +166,24 @@ def test_jobs_are_cancelled_tried_again_and_their_log_is_copied(
     assert "CT inverted" in names_in_scene() and len(said) == 2
 
 
+def test_of_two_jobs_at_once_progress_shows_the_first_and_gives_way_to_the_second(widget: Any, said: list[str]) -> None:
+    panel = widget.panel
+    jobqueue.line().at_once = 2
+    for name in ("slow", "polite"):
+        act(panel, name)
+        panel.apply.apply.click()
+    first, second = jobqueue.line().jobs
+    stages: set[tuple[bool, str]] = set()
+    until(lambda: stages.add((first.finished, panel.run.status.text)) or (first.finished and len(stages) > 4))
+    until(lambda: "waiting" in panel.run.status.text)
+    assert not any("waiting" in text for over, text in stages if not over)
+    assert f"process {pid(second)}" in panel.run.log.plainText
+    assert "Invert: done, see “CT inverted”." in panel.run.log.plainText
+    panel.run.cancel.click()
+    until(idle)
+    assert (first.state, second.state) == ("done", "cancelled") and said == []
+
+
 def test_the_panels_cancel_takes_its_waiting_job_out_of_the_line(widget: Any, said: list[str]) -> None:
     panel = widget.panel
     jobqueue.line().put(jobqueue.QueuedJob("Another's", [], "x", None, run=_started(widget, "polite")))
@@ -219,6 +237,26 @@ def test_a_run_goes_on_when_the_module_is_left_or_the_panel_closed(
         assert [row[2] for row in cells(queue)] == ["Done", "Done"] and "CT inverted_1" in widget.panel.run.status.text
 
 
+@pytest.mark.parametrize("how", ["open", "waiting", "closed"])
+def test_results_dropped_because_the_scene_was_closed_are_said_to_be(how: str, widget: Any, said: list[str]) -> None:
+    panel = widget.panel
+    if how == "waiting":
+        jobqueue.line().put(jobqueue.QueuedJob("Another's", [], "x", None, run=_started(widget, "polite")))
+    act(panel, "slow")
+    panel.apply.apply.click()
+    job = jobqueue.line().jobs[-1]
+    if how == "closed":
+        widget.cleanup()
+    slicer.mrmlScene.Clear(0)
+    until(lambda: job.finished)
+    words = "The scene was closed before the run ended, so its results were not loaded."
+    assert job.message == words
+    if how == "closed":
+        assert said == [f"MedGen, Invert: {words}"]
+    else:
+        assert panel.run.status.text == words and said == []
+
+
 def test_a_job_killed_after_its_panel_was_closed_is_told_in_one_message(
     widget: Any,
     said: list[str],
@@ -247,10 +285,11 @@ def test_a_module_reloaded_mid_run_shows_the_job_and_loads_its_result(widget: An
         new = widget.parent.self()
         queue, _cases = rooms(new.panel)
         assert new is not widget and "Running" in cells(queue)[0][2]
-        assert new.panel.apply.apply.text == "Invert (waits in line)"
+        assert new.panel.apply.apply.text == "Invert (waits in line)" and new.panel.run.cancel.enabled
+        until(lambda: "Invert: work" in new.panel.run.status.text)
         until(idle)
         assert cells(queue)[0][2] == "Done" and "CT inverted" in names_in_scene()
-        assert said == ["MedGen, Invert: done, see CT inverted."]
+        assert said == [] and new.panel.run.status.text == "Invert: done, see “CT inverted”."
         new.cleanup()
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:

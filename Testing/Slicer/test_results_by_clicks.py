@@ -24,7 +24,7 @@ from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noq
 from results_tools import apply, image, layout, pictures, room, said, widget  # noqa: F401
 
 from medgen import cli
-from MedGenLib import again, provenance
+from MedGenLib import again, jobqueue, provenance
 from MedGenLib.errors import RunError
 from MedGenLib.selftest import add_drawing, labels_of
 from MedGenLib.takeback import history
@@ -144,6 +144,104 @@ def test_a_merge_is_taken_back_and_the_replaced_segment_returns(
     results.take_back.click()
     assert list(inside.GetSegmentIDs()) == ["ball"] and np.array_equal(labels_of(target, image), drawn)
     assert not results.take_back.enabled
+
+
+@pytest.mark.parametrize("how", ["tried again", "panel closed", "deleted meanwhile"])
+def test_the_chosen_segmentation_is_remembered_with_the_job(
+    how: str,
+    widget: Any,  # noqa: F811
+    image: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    panel, line, told = widget.panel, jobqueue.line(), list[str]()
+    monkeypatch.setattr(slicer.util, "showStatusMessage", lambda text, duration=0: told.append(text))
+    target = add_drawing(image, name="Mine")
+    panel.apply.output.setCurrentNode(target)
+    panel.apply.apply.click()
+    (job,) = line.jobs
+    if how == "tried again":
+        line.cancel(job)
+        until(lambda: job.finished)
+        panel.apply.output.setCurrentNode(None)  # what is chosen now does not matter
+        line.retry(job)
+    elif how == "panel closed":
+        widget.cleanup()
+    else:
+        slicer.mrmlScene.RemoveNode(target)
+    until(lambda: job.finished)
+    assert job.state == "done"
+    masks = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    if how == "deleted meanwhile":
+        words = "“Mine” is no longer in the scene, so the result is a node of its own."
+        assert [node.GetName() for node in masks] == ["CT mask"]
+        assert words in panel.run.status.text and words in job.log
+        return
+    assert masks == [target] and target.GetSegmentation().GetNumberOfSegments() == 2
+    if how == "panel closed":
+        assert told == ["MedGen, Apply: done, see Mine."]
+    history.take_back()
+    assert list(target.GetSegmentation().GetSegmentIDs()) == ["ball"]
+
+
+def test_the_list_and_take_back_speak_of_the_run_that_ended_last(
+    widget: Any,  # noqa: F811
+    image: Any,  # noqa: F811
+) -> None:
+    panel, results, line = widget.panel, room(widget.panel, "ResultsRoom"), jobqueue.line()
+    slow, quick = (widget.logic.process(SLUG, "invert", {"image": image}, name=name, start=False) for name in "sq")
+    for run in (quick, slow):  # begun last, the one whose inputs were written first ends last
+        panel.poller.follow(run)
+        until(lambda: not panel.poller.busy)
+    assert slow.context["run"] < quick.context["run"]
+    assert [key[2] for key in results._shown] == ["s"]
+    results.take_back.click()
+    assert panel.run.status.text == "Taken back: “s”." and [key[2] for key in results._shown] == ["q"]
+    before = ids()
+    made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "Numbers")
+    history.remember("Compare", [made.GetID()])
+    panel.refresh()
+    assert results.take_back.text == "Take back “Compare”" and [key[2] for key in results._shown] == ["q"]
+    results.take_back.click()
+    assert ids() == before and results.take_back.text == "Take back the last run"
+    assert [key[2] for key in results._shown] == ["q"] and line.unfinished == []
+
+
+def test_a_reloaded_module_takes_back_what_another_gave(
+    widget: Any,  # noqa: F811
+    image: Any,  # noqa: F811
+) -> None:
+    results = room(widget.panel, "ResultsRoom")
+    apply(widget.panel, INVERT)
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MedGenLib"}
+    try:
+        for name in kept:
+            del sys.modules[name]
+        from MedGenLib import takeback
+
+        assert takeback.history is not history and takeback.history.last.title == "Invert"
+        takeback.history.take_back()
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "MedGenLib"]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+    widget.panel.refresh()
+    assert not results.take_back.enabled and results.nothing.visible
+
+
+def test_a_repeated_run_that_is_tried_again_keeps_its_notes_and_its_results_apart(
+    widget: Any,  # noqa: F811
+    image: Any,  # noqa: F811
+) -> None:
+    panel, line = widget.panel, jobqueue.line()
+    target = add_drawing(image, name="Mine")
+    panel.apply.output.setCurrentNode(target)
+    panel.repeat(panel.operation, {"image": image}, ["This may differ."], model="ball")
+    (job,) = line.jobs
+    line.cancel(job)
+    until(lambda: job.finished)
+    line.retry(job)
+    until(lambda: job.finished)
+    assert job.log.count("This may differ.") == 2 and target.GetSegmentation().GetNumberOfSegments() == 1
 
 
 def test_how_a_result_came_to_be_survives_a_saved_scene_and_runs_again_exactly(

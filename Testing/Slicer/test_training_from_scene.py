@@ -20,7 +20,8 @@ from boot import subject_hierarchy_item
 from panel_tools import ROOT, SLUG, home, stub_catalog, until  # noqa: F401
 
 from medgen import cohort, method
-from MedGenLib import matching, trainingcases
+from MedGenLib import jobqueue, matching, trainingcases
+from MedGenLib.asked import Asked
 from MedGenLib.errors import BoundaryError, RunError
 from MedGenLib.logic import MedGenLogic
 from MedGenLib.parameters import Parameters
@@ -192,6 +193,26 @@ def test_a_stopped_training_of_cases_goes_on_by_a_click(panel: Any) -> None:
     assert panel.run.bar.maximum == 300
     until(lambda: not panel.poller.busy, 60)
     assert panel.apply.model.currentText == "stopped" and "4 cases of 4 subjects" in panel.apply.card.text
+
+
+def test_cases_are_named_in_the_line_and_not_tried_again_with_nodes_that_are_gone(
+    panel: Any, pairs: list[tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: said.append(text))
+    add_all(panel)
+    until(lambda: panel.train.train.enabled)
+    panel.train.train.click()
+    (job,) = jobqueue.line().jobs
+    assert sorted(job.names) == sorted(node.GetName() for pair in pairs for node in pair)
+    jobqueue.line().cancel(job)
+    until(lambda: job.finished)
+    slicer.mrmlScene.RemoveNode(pairs[0][0])
+    jobqueue.line().retry(job)
+    until(lambda: job.finished)
+    assert job.state == "failed" and said == ["“CT 1” is no longer in the scene; choose it again."]
+    of_table = Asked(panel.logic, SLUG, "train", {}, {"cohort": str(tmp_path / "patients.csv")})
+    assert of_table.names == ["patients.csv"]
 
 
 def test_a_script_trains_from_cases(pairs: list[tuple[Any, Any]]) -> None:
