@@ -334,6 +334,9 @@ def _model_name(name: str | None, slug: str) -> str:
         raise RunError(_("A model “{name}” exists already; choose another name.").format(name=name))
     if jobqueue.line().holds(models.home() / "runs" / name):
         raise RunError(_("A model “{name}” is being trained already; choose another name.").format(name=name))
+    if can_resume(models.folder() / name):  # before anything is written where its cases lie
+        words = _("A training “{name}” was interrupted; press Resume or Discard, or choose another name.")
+        raise RunError(words.format(name=name))
     return name
 
 
