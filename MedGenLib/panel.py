@@ -6,6 +6,7 @@ changes the node (a loaded scene, a script) changes the panel.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -164,7 +165,10 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         self.packages_text.text = _("Not installed yet: {names}.").format(names=", ".join(self._missing_packages))
         self._estimate()
         for room in self.rooms:
-            room.refresh()
+            try:
+                room.refresh()
+            except Exception:  # what one room does wrong is reported and keeps no other from showing what is so
+                sys.excepthook(*sys.exc_info())
         self.show_what_is_possible()
 
     def _rebuild(self) -> None:
@@ -321,15 +325,22 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
             self.parameters().set_text("model", str(self.apply.model.currentText))
 
     def _on_delete(self, checked: bool = False) -> None:
-        name = str(self.apply.model.currentText)
-        if not slicer.util.confirmYesNoDisplay(_("Delete the model “{name}” from this computer?").format(name=name)):
-            return
+        if why_not := self.delete_model(str(self.apply.model.currentText)):
+            slicer.util.errorDisplay(why_not, windowTitle="MedGen")
+
+    def delete_model(self, name: str) -> str | None:
+        """Delete a model after a question; why it cannot be deleted, "" when it is, None when it is to stay."""
+        question = _("Delete the model “{name}” from this computer?").format(name=name)
+        if not slicer.util.confirmYesNoDisplay(question, windowTitle="MedGen"):
+            return None
+        why_not = ""
         try:
             self.logic.remove_model(name)
         except MedGenLibError as error:
-            self._say_failed(str(error))
-        self._on_disk.clear()
+            why_not = str(error)
+        self.forget_models()
         self.refresh()
+        return why_not
 
     def _on_output(self, node: Any) -> None:
         if not self._frozen:

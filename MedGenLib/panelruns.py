@@ -120,7 +120,9 @@ class PanelRuns(Choices):
 
     def _on_discard(self, checked: bool = False) -> None:
         for name in self.logic.interrupted(self.entry["slug"])[-1:]:
-            self.logic.discard(name)
+            question = _("Discard the interrupted training “{name}”? What it has learnt is deleted.").format(name=name)
+            if slicer.util.confirmYesNoDisplay(question, windowTitle="MedGen"):
+                self.logic.discard(name)
         self._on_disk.clear()
         self.refresh()
 

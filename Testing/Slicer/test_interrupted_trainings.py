@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 
+import slicer
 from panel_tools import SLUG, home, stub_catalog, until  # noqa: F401
 from test_panel import case, layout, mark, said, widget  # noqa: F401
 
@@ -54,3 +55,26 @@ def test_training_again_under_its_name_leaves_an_interrupted_training_as_it_is(
     with pytest.raises(RunError, match="was interrupted"):  # before an export that would fail
         widget.logic.process(SLUG, "train", empty, name="watched")
     assert table.is_file() and widget.logic.interrupted(SLUG) == ["watched"]
+
+
+def test_the_training_that_went_on_last_is_offered_and_discarded_only_after_a_question(
+    widget: Any,  # noqa: F811
+    home: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    panel = widget.panel
+    for name, age in (("old", 60.0), ("latest", 0.0), ("older", 120.0)):
+        leave_interrupted(home, name, age)
+    widget.enter()
+    assert widget.logic.interrupted(SLUG) == ["older", "old", "latest"]
+    assert panel.train.interrupted.visible and "“latest”" in panel.train.interrupted_text.text
+    asked: list[str] = []
+    answers = iter([False, True])
+    monkeypatch.setattr(
+        slicer.util, "confirmYesNoDisplay", lambda text, **options: (asked.append(text), next(answers))[1]
+    )
+    panel.train.discard.click()
+    assert "latest" in widget.logic.interrupted(SLUG) and "“latest”" in asked[0]
+    panel.train.discard.click()
+    assert widget.logic.interrupted(SLUG) == ["older", "old"] and not (home / "runs" / "latest").exists()
+    assert "“old”" in panel.train.interrupted_text.text
