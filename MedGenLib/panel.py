@@ -288,9 +288,9 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         if operation["needs_model"] and not self.models()[0]:
             return _("There is no model yet: train one first.")
         if operation["scope"] == "collection":
-            return "" if self.parameters().text("apply cohort") else _("Choose a table of cases.")
-        missing = missing_inputs(operation, self.inputs(operation))
-        if missing:
+            if not self.parameters().text("apply cohort"):
+                return _("Choose a table of cases.")
+        elif missing := missing_inputs(operation, self.inputs(operation)):
             return _("Choose: {roles}.").format(roles=", ".join(missing))
         return self._objection(operation)
 
@@ -364,9 +364,9 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
     # --- the time it will take
 
     def _estimate(self) -> None:
-        """Ask for an estimate when what it depends on has changed."""
-        training = self.training
-        if training is None or jobqueue.line().busy or not self._entered:
+        """Ask for an estimate when what it depends on has changed; beside a job, only let an old answer go."""
+        training, busy = self.training, jobqueue.line().busy
+        if training is None or not self._entered:
             return
         if self._missing_packages:
             self.estimator.forget()
@@ -378,10 +378,10 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         if unready or (self.trains_from_nodes() and missing_inputs(training, given)):
             self.estimator.forget()
             self._say_time("")
-        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training), cases=cases):
+        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training), cases=cases, later=busy):
             if self.slices is not None:
                 self.slices.suggest(None)
-            self._say_time(_("Estimating the time…"))
+            self._say_time("" if busy else _("Estimating the time…"))
 
     def _say_time(self, text: str) -> None:
         self.train.estimate.text = text
@@ -394,7 +394,7 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
             suggested = (found or {}).get("suggested", {}).get(self.slices.role["name"])
             marked = self.slices.planes()
             self.slices.suggest(suggested if suggested and suggested["markups"] and not marked else None)
-        self.show_what_is_possible()
+        self.refresh()  # the checks look at it, too
 
     # --- coming and going
 
