@@ -130,7 +130,7 @@ class PanelRuns(Choices):
         """Put a run in the line; `about`: what makes another, names of inputs and expected seconds."""
         self.poller.follow(run, *about)
         if self.poller.only_waits:
-            self.run.status.text = _("{title}: waits in line.").format(title=run.plan.operation["title"])
+            self.run.say(_("{title}: waits in line.").format(title=run.plan.operation["title"]))
         self.refresh()
 
     def _on_run_begin(self, run: MedGenRun) -> None:

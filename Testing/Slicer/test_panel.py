@@ -274,6 +274,15 @@ def test_an_error_is_one_plain_message_and_the_scene_stays(widget: Any, case: di
     assert len(said) == 1 and "steps" in said[0] and "\n" not in said[0] and "Traceback" not in said[0]
     assert panel.run.status.text == said[0]
     assert node_count() == before
+    assert "#b02020" in panel.run.status.styleSheet
+    for go_on in (
+        lambda: panel.run.begin("Train"),
+        lambda: panel.run.progress("Train", {"total": 2, "done": 1, "stage": "fit"}),
+        lambda: panel.run.say("Train: waits in line."),
+    ):
+        panel._say_failed(said[0])
+        go_on()
+        assert panel.run.status.styleSheet == ""  # what failed before is no longer spoken of
 
 
 def test_no_wait_cursor_stands_over_an_error(
