@@ -60,12 +60,18 @@ class Estimator:
         options: dict[str, Any],
         operation: str = "train",
         cases: list[TrainingCase] | None = None,
+        later: bool = False,
     ) -> bool:
-        """Ask for the time of an operation, unless the same was asked last; whether it was asked anew."""
+        """Ask for the time of an operation, unless the same was asked last; whether it is another question.
+
+        later: the computer is another's. An answer stays only where it is this question's, and nothing begins.
+        """
         key = json.dumps([slug, operation, state(inputs), cohort, options, _states(cases)], sort_keys=True)
         if key == self._asked:
             return False
         self.forget()
+        if later:
+            return True
         self._asked = key
         self._question, self._cases = (slug, operation, inputs, cohort, options), cases
         self._timer.start()

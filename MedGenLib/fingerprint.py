@@ -60,11 +60,6 @@ def of_segments(node: Any) -> dict[str, str]:
     return found
 
 
-def of_segment(node: Any, identity: str) -> str:
-    """The fingerprint of one segment."""
-    return of_segments(node)[identity]
-
-
 def _places(image: Any) -> dict[int, np.ndarray]:
     """For each label of a labelmap the flat numbers of its voxels, in order."""
     scalars = image.GetPointData().GetScalars()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class LiveCurve:
         self._series: dict[str, Any] = {}
         self.chart: Any = None
         self._find()
+        _when_scene_closes(self)
 
     def note(self, event: dict[str, Any]) -> None:
         """Take a "metric" event; what a resumed training does again replaces what was noted of it."""
@@ -57,7 +59,7 @@ class LiveCurve:
     def show(self, at_once: bool = False) -> bool:
         """Bring the nodes up to date where something is new, once a second at the most; whether it did.
 
-        Curves whose nodes the person deleted, or closed with the scene, are let go.
+        Curves whose nodes the person deleted are let go; those closed with the scene go on in new nodes.
         """
         if not self._changed or (not at_once and time.monotonic() - self._shown < SECONDS):
             return False
@@ -76,6 +78,10 @@ class LiveCurve:
         self._changed.clear()
         self._shown = time.monotonic()
         return True
+
+    def scene_closed(self) -> None:
+        """The nodes have gone with the scene: what comes next is shown, with all before it, in new ones."""
+        self.chart, self._series, self._changed = None, {}, set(self._points)
 
     # --- the nodes
 
@@ -191,6 +197,17 @@ def _put_away(node: Any) -> None:
         folder = hierarchy.CreateFolderItem(top, name)
         hierarchy.SetItemExpanded(folder, False)
     hierarchy.CreateItem(folder, node)  # moves the item that Slicer's plugins have made already
+
+
+def _when_scene_closes(curve: LiveCurve) -> None:
+    """Tell a curve, as long as somebody has it."""
+    scene, known = slicer.mrmlScene, weakref.ref(curve)
+
+    def tell(caller: Any, event: str) -> None:
+        if (there := known()) is not None:
+            there.scene_closed()
+
+    weakref.finalize(curve, scene.RemoveObserver, scene.AddObserver(scene.EndCloseEvent, tell)).atexit = False
 
 
 # --- in the views

@@ -20,9 +20,10 @@ from typing import Any
 import slicer
 
 from medgen import catalog, models
+from medgen.cli import CHECKPOINT
 from medgen.errors import UserError
 from MedGenLib import cases, frameruns, install, jobqueue, provenance, trainingcases
-from MedGenLib.errors import MedGenLibError, RunError
+from MedGenLib.errors import MedGenLibError, RunError, plain
 from MedGenLib.fileruns import FilesRun, hidden_beside
 from MedGenLib.i18n import _
 from MedGenLib.plan import Plan, as_list, export_inputs, node_pools, reference_role, roles_of, write_collection
@@ -50,11 +51,18 @@ class MedGenLogic:
         return [record for record in models.listed() if record["slug"] == slug]
 
     def remove_model(self, name: str) -> None:
-        """Delete a trained model from the computer; RunError when there is none."""
+        """Delete a trained model from the computer; RunError when there is none, or a job is to work with it."""
+        place = _model_folder(name)
+        for job in jobqueue.line().unfinished:
+            if job.run is not None and job.run.plan.model == place:
+                words = _("The model “{name}” is needed by a job that waits or runs ({title}); cancel that job first.")
+                raise RunError(words.format(name=name, title=job.title))
         try:
             models.remove(name)
         except UserError as error:
             raise RunError(str(error)) from None
+        except OSError as error:
+            raise RunError(plain(error, error.filename or place)) from None
 
     # --- runs
 
@@ -217,19 +225,20 @@ class MedGenLogic:
     # --- interrupted trainings
 
     def interrupted(self, slug: str) -> list[str]:
-        """Names of the models whose training was interrupted and can go on."""
-        names = []
-        for file in sorted(models.folder().glob("*.training/job.json")):
+        """Names of the models whose training was interrupted and can go on; the one that went on last is the last."""
+        found = []
+        for file in models.folder().glob("*.training/job.json"):
             name = file.parent.name.removesuffix(".training")
             try:
                 job = json.loads(file.read_text("utf-8"))
                 ready = job["method"] == slug and job["operation"] == "train" and Path(job["cohort"]).is_file()
+                when = (file.parent / CHECKPOINT).stat().st_mtime_ns  # none: nothing to go on from
             except (OSError, ValueError, KeyError, TypeError):
                 continue
             in_line = jobqueue.line().holds(models.home() / "runs" / name)
-            if ready and not in_line and can_resume(models.folder() / name) and not (models.folder() / name).exists():
-                names.append(name)
-        return names
+            if ready and not in_line and not (models.folder() / name).exists():
+                found.append((when, name))
+        return [name for _when, name in sorted(found)]
 
     def resume(
         self,
@@ -327,6 +336,9 @@ def _model_name(name: str | None, slug: str) -> str:
         raise RunError(_("A model “{name}” exists already; choose another name.").format(name=name))
     if jobqueue.line().holds(models.home() / "runs" / name):
         raise RunError(_("A model “{name}” is being trained already; choose another name.").format(name=name))
+    if can_resume(models.folder() / name):  # before anything is written where its cases lie
+        words = _("A training “{name}” was interrupted; press Resume or Discard, or choose another name.")
+        raise RunError(words.format(name=name))
     return name
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
-import slicer.util
 
 from medgen import catalog, models
 from MedGenLib import cards
@@ -204,21 +202,11 @@ class ModelsRoom(Room):
     def _on_delete(self, checked: bool = False) -> None:
         if self.chosen is None:
             return
-        place = self.chosen[0]
-        question = _("Delete the model “{name}” from this computer?").format(name=place.name)
-        if not slicer.util.confirmYesNoDisplay(question, windowTitle="MedGen"):
-            return
-        try:
-            self.panel.logic.remove_model(place.name)
-        except MedGenLibError as error:
-            self.say(str(error), failed=True)
-        except OSError as error:
-            self.say(plain(error, place), failed=True)
-        else:
-            self.say(_("“{name}” is deleted.").format(name=place.name))
-        self.panel.forget_models()
+        name = self.chosen[0].name
         self._read = ()
-        self.panel.refresh()
+        why_not = self.panel.delete_model(name)
+        if why_not is not None:
+            self.say(why_not or _("“{name}” is deleted.").format(name=name), failed=bool(why_not))
 
     # --- in the background
 
@@ -227,6 +215,9 @@ class ModelsRoom(Room):
             task = Task(arguments, title).start()
         except MedGenLibError as error:
             self.say(str(error), failed=True)
+            return
+        except OSError as error:
+            self.say(plain(error, error.filename or _("The temporary folder")), failed=True)
             return
         self._after = after
         self.say(f"{title}…")

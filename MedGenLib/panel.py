@@ -6,6 +6,7 @@ changes the node (a loaded scene, a script) changes the panel.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -169,7 +170,10 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         self.packages_text.text = _("Not installed yet: {names}.").format(names=", ".join(self._missing_packages))
         self._estimate()
         for room in self.rooms:
-            room.refresh()
+            try:
+                room.refresh()
+            except Exception:  # what one room does wrong is reported and keeps no other from showing what is so
+                sys.excepthook(*sys.exc_info())
         self.show_what_is_possible()
 
     def _rebuild(self) -> None:
@@ -289,9 +293,9 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         if operation["needs_model"] and not self.models()[0]:
             return _("There is no model yet: train one first.")
         if operation["scope"] == "collection":
-            return "" if self.parameters().text("apply cohort") else _("Choose a table of cases.")
-        missing = missing_inputs(operation, self.inputs(operation))
-        if missing:
+            if not self.parameters().text("apply cohort"):
+                return _("Choose a table of cases.")
+        elif missing := missing_inputs(operation, self.inputs(operation)):
             return _("Choose: {roles}.").format(roles=", ".join(missing))
         return self._objection(operation)
 
@@ -326,15 +330,22 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
             self.parameters().set_text("model", str(self.apply.model.currentText))
 
     def _on_delete(self, checked: bool = False) -> None:
-        name = str(self.apply.model.currentText)
-        if not slicer.util.confirmYesNoDisplay(_("Delete the model “{name}” from this computer?").format(name=name)):
-            return
+        if why_not := self.delete_model(str(self.apply.model.currentText)):
+            slicer.util.errorDisplay(why_not, windowTitle="MedGen")
+
+    def delete_model(self, name: str) -> str | None:
+        """Delete a model after a question; why it cannot be deleted, "" when it is, None when it is to stay."""
+        question = _("Delete the model “{name}” from this computer?").format(name=name)
+        if not slicer.util.confirmYesNoDisplay(question, windowTitle="MedGen"):
+            return None
+        why_not = ""
         try:
             self.logic.remove_model(name)
         except MedGenLibError as error:
-            self._say_failed(str(error))
-        self._on_disk.clear()
+            why_not = str(error)
+        self.forget_models()
         self.refresh()
+        return why_not
 
     def _on_output(self, node: Any) -> None:
         if not self._frozen:
@@ -358,9 +369,9 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
     # --- the time it will take
 
     def _estimate(self) -> None:
-        """Ask for an estimate when what it depends on has changed."""
-        training = self.training
-        if training is None or jobqueue.line().busy or not self._entered:
+        """Ask for an estimate when what it depends on has changed; beside a job, only let an old answer go."""
+        training, busy = self.training, jobqueue.line().busy
+        if training is None or not self._entered:
             return
         if self._missing_packages:
             self.estimator.forget()
@@ -372,10 +383,10 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
         if unready or (self.trains_from_nodes() and missing_inputs(training, given)):
             self.estimator.forget()
             self._say_time("")
-        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training), cases=cases):
+        elif self.estimator.ask(self.entry["slug"], given, cohort, self.run_options(training), cases=cases, later=busy):
             if self.slices is not None:
                 self.slices.suggest(None)
-            self._say_time(_("Estimating the time…"))
+            self._say_time("" if busy else _("Estimating the time…"))
 
     def _say_time(self, text: str) -> None:
         self.train.estimate.text = text
@@ -388,7 +399,7 @@ class MedGenPanel(PanelRuns, slicer.util.VTKObservationMixin):
             suggested = (found or {}).get("suggested", {}).get(self.slices.role["name"])
             marked = self.slices.planes()
             self.slices.suggest(suggested if suggested and suggested["markups"] and not marked else None)
-        self.show_what_is_possible()
+        self.refresh()  # the checks look at it, too
 
     # --- coming and going
 

@@ -121,7 +121,9 @@ class PanelRuns(Choices):
 
     def _on_discard(self, checked: bool = False) -> None:
         for name in self.logic.interrupted(self.entry["slug"])[-1:]:
-            self.logic.discard(name)
+            question = _("Discard the interrupted training “{name}”? What it has learnt is deleted.").format(name=name)
+            if slicer.util.confirmYesNoDisplay(question, windowTitle="MedGen"):
+                self.logic.discard(name)
         self._on_disk.clear()
         self.refresh()
 
@@ -129,7 +131,7 @@ class PanelRuns(Choices):
         """Put a run in the line; `about`: what makes another, names of inputs and expected seconds."""
         self.poller.follow(run, *about)
         if self.poller.only_waits:
-            self.run.status.text = _("{title}: waits in line.").format(title=run.plan.operation["title"])
+            self.run.say(_("{title}: waits in line.").format(title=run.plan.operation["title"]))
         self.refresh()
 
     def _on_run_begin(self, run: MedGenRun) -> None:

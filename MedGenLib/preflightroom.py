@@ -9,7 +9,7 @@ import qt
 import slicer
 import slicer.util
 
-from MedGenLib import preflight
+from MedGenLib import jobqueue, preflight
 from MedGenLib.cards import model_name
 from MedGenLib.errors import MedGenLibError, plain
 from MedGenLib.estimate import Estimator
@@ -56,8 +56,7 @@ class PreflightRoom(Room):
     def refresh(self) -> None:
         """Look again at what is chosen."""
         operation = self.panel.operation
-        training = self.panel.training if self.panel.trains_from_nodes() else None
-        looked_at = [one for one in (training, operation) if one is not None]
+        looked_at = [one for one in (self.panel.training, operation) if one is not None]
         self.button.setVisible(bool(looked_at))
         if operation is not None:
             self._ask(operation)
@@ -92,12 +91,17 @@ class PreflightRoom(Room):
 
     def look(self, operation: dict[str, Any]) -> list[Finding]:
         """What there is to say now; of a training only what speaks against it, as Train says the rest."""
-        of_collection = operation["scope"] == "collection"
         trains = operation is self.panel.training
-        if missing_inputs(operation, self.panel.inputs(operation)) and (trains or not of_collection):
+        if self._from_nodes(operation) and missing_inputs(operation, self.panel.inputs(operation)):
             return []
         found = preflight.examine(self._question(operation, trains))
         return [one for one in found if one.level != GREEN] if trains else found
+
+    def _from_nodes(self, operation: dict[str, Any]) -> bool:
+        """Whether it takes the chosen nodes; of a table and of several cases only the estimate knows anything."""
+        if operation is self.panel.training:
+            return bool(self.panel.trains_from_nodes())
+        return bool(operation["scope"] != "collection")
 
     def _question(self, operation: dict[str, Any], trains: bool) -> Question:
         form = self.panel.settings.forms.get(operation["name"])
@@ -106,7 +110,7 @@ class PreflightRoom(Room):
         asked = self.panel.estimator if trains else self.estimator
         return Question(
             operation,
-            {} if operation["scope"] == "collection" and not trains else self.panel.inputs(operation),
+            self.panel.inputs(operation) if self._from_nodes(operation) else {},
             None if trains else self.record(operation),
             options["device"],
             settings,
@@ -129,18 +133,19 @@ class PreflightRoom(Room):
     def _ask(self, operation: dict[str, Any]) -> None:
         """Start a check in the background when what it depends on has changed, and it costs little to begin."""
         panel, record = self.panel, self.record(operation)
-        given = panel.inputs(operation)
-        ready = self._active and not panel.poller.busy and not panel.lacks_packages
-        if not ready or operation["scope"] == "collection" or missing_inputs(operation, given):
-            return
-        if operation["needs_model"] and record is None:
+        given = panel.inputs(operation) if self._from_nodes(operation) else {}
+        cohort = None if self._from_nodes(operation) else panel.parameters().text("apply cohort")
+        unready = cohort == "" or (cohort is None and missing_inputs(operation, given))
+        if unready or (operation["needs_model"] and record is None) or not self._may_write(given):
             self.estimator.forget()
             return
-        if self.large(given) and self._wanted != self._key(given):
-            self.estimator.forget()
-            return
+        later = not self._active or jobqueue.line().busy or panel.lacks_packages
         options = {**panel.run_options(operation), "model": None if record is None else record["folder"]}
-        self.estimator.ask(panel.entry["slug"], given, None, options, operation["name"])
+        self.estimator.ask(panel.entry["slug"], given, cohort, options, operation["name"], later=later)
+
+    def _may_write(self, given: dict[str, Any]) -> bool:
+        """Whether writing the images for a check goes unnoticed, or was asked for."""
+        return not self.large(given) or self._wanted == self._key(given)
 
     def large(self, given: dict[str, Any]) -> bool:
         """Whether writing the images for a check would make itself felt."""
@@ -186,7 +191,7 @@ class PreflightRoom(Room):
         given = self.panel.inputs(operation)
         if missing_inputs(operation, given) or (operation["needs_model"] and self.record(operation) is None):
             return False
-        return self.large(given) and self._wanted != self._key(given)
+        return not self._may_write(given)
 
     def _add(self, row: Any) -> None:
         self._rows.addWidget(row)

@@ -252,7 +252,7 @@ class RunSection:
 
     def begin(self, title: str) -> None:
         """A run starts: the bar moves without knowing how far."""
-        self.status.text = _("{title}: starting…").format(title=title)
+        self.say(_("{title}: starting…").format(title=title))
         self.bar.setRange(0, 0)
         self.log.clear()
 
@@ -264,11 +264,15 @@ class RunSection:
         words = _("{title}: {stage}").format(title=title, stage=str(event["stage"]).replace("_", " "))
         if left is not None and event["done"] < event["total"]:
             words += _(", about {time} left").format(time=cards.duration(left))
-        self.status.text = words
+        self.say(words)
 
     def end(self, message: str, failed: bool = False) -> None:
         """A run is over."""
         self.bar.setRange(0, 1)
         self.bar.value = 0 if failed else 1
+        self.say(message, failed)
+
+    def say(self, message: str, failed: bool = False) -> None:
+        """Say how it goes; red only what failed."""
         self.status.text = message
         self.status.setStyleSheet("color: #b02020;" if failed else "")

@@ -57,9 +57,13 @@ class TrainWatch(Room):
         if self.previews.checked != wanted:
             self.previews.checked = wanted
         self.keep.enabled = self.preview.shown is not None
-        has_chart = self.curve is not None and self.curve.chart is not None
-        self.curve_button.enabled = has_chart
+        self.curve_button.enabled = self._has_chart
         self.curve_button.text = _("Show curve") if self._layout_before is None else _("Back to my layout")
+
+    @property
+    def _has_chart(self) -> bool:
+        chart = None if self.curve is None else self.curve.chart
+        return chart is not None and bool(slicer.mrmlScene.IsNodePresent(chart))
 
     # --- a run
 
@@ -148,7 +152,7 @@ class TrainWatch(Room):
         if self._layout_before is not None:
             slicer.app.layoutManager().setLayout(self._layout_before)
             self._layout_before = None
-        elif self.curve is not None and self.curve.chart is not None:
+        elif self.curve is not None and self._has_chart:
             self._layout_before = livecurve.show_in_layout(self.curve.chart)
         self.refresh()
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -169,9 +170,15 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 def remove(name: str) -> Path:
-    """Delete a model of the models folder."""
+    """Delete a model of the models folder; OSError where that is not allowed."""
     path = resolve(name)
     if path.resolve().parent != folder().resolve():
         raise UserError(f"{path} is not in the models folder {folder()}; delete it yourself if you want to.")
-    shutil.rmtree(path)
+    away = Path(tempfile.mkdtemp(prefix=".removed-", dir=folder()))
+    try:
+        path.rename(away / path.name)  # gone at once: half a model never stands in the list
+    except OSError:
+        away.rmdir()
+        raise
+    shutil.rmtree(away)
     return path

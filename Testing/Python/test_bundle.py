@@ -128,6 +128,33 @@ def test_a_zipped_model_is_imported_verified_listed_and_removed(saved: Path, tmp
     assert models.listed() == [] and not target.exists()
 
 
+def test_a_deletion_that_fails_midway_leaves_no_half_model_in_the_list(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = models.import_model(saved, "nice")
+
+    def delete_one(path: Path) -> None:
+        next(file for file in Path(path).rglob("*") if file.is_file()).unlink()
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(models.shutil, "rmtree", delete_one)
+    with pytest.raises(PermissionError):
+        models.remove("nice")
+    assert not target.exists() and models.surveyed() == ([], [])
+
+
+def test_a_model_that_cannot_be_moved_away_stays_whole(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = models.import_model(saved, "nice")
+
+    def refuse(self: Path, to: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        models.remove("nice")
+    assert bundle.load(target).slug == "stub-3d-stylegan" and list(models.folder().iterdir()) == [target]
+
+
 @pytest.mark.parametrize(
     "name", ["../out.txt", "/tmp/medgen-evil.txt", "a/../../out.txt", "c:\\evil.txt", "..\\out.txt"]
 )

@@ -20,7 +20,7 @@ from panel_tools import SLUG, home, node_count, stub_catalog, until  # noqa: F40
 from test_panel import case, layout, pictures, said, widget  # noqa: F401
 
 from medgen import catalog, models
-from MedGenLib import background, untrainedroom
+from MedGenLib import background, jobqueue, untrainedroom
 from MedGenLib.selftest import add_planes
 
 
@@ -187,6 +187,27 @@ def test_a_damaged_model_says_so_and_can_be_deleted_after_a_question(
     assert broken.exists() and "broken" in asked[0]
     trained.delete.click()
     assert not broken.exists() and "deleted" in trained.status.text and len(lines(trained)) == 1
+
+
+def test_a_model_that_a_job_works_with_stays_and_both_buttons_say_why(
+    trained: Any,
+    widget: Any,  # noqa: F811
+    case: dict[str, Any],  # noqa: F811
+    said: list[str],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text, **options: True)
+    run = widget.logic.process(SLUG, "apply", {"image": case["image"]}, model="ball", start=False)
+    job = jobqueue.line().put(jobqueue.QueuedJob("Apply", [], "apply", None, run=run))
+    trained.delete.click()
+    assert "job that waits or runs (Apply)" in trained.status.text
+    widget.panel.apply.delete.click()
+    assert said == [trained.status.text] and widget.panel.run.status.text == "Ready."
+    assert (models.folder() / "ball").is_dir()
+    jobqueue.line().cancel(job)
+    until(lambda: job.finished)
+    trained.delete.click()
+    assert not (models.folder() / "ball").exists() and "deleted" in trained.status.text
 
 
 def test_models_of_all_methods_name_their_method(

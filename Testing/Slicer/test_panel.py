@@ -237,8 +237,11 @@ def test_a_plane_deleted_elsewhere_leaves_the_list(widget: Any, case: dict[str, 
     assert len(panel.slices.planes()) == len(panel.slices.row_buttons) == 1
 
 
-def test_cancel_ends_the_run_and_resume_is_offered(widget: Any, case: dict[str, Any], said: list[str]) -> None:
+def test_cancel_ends_the_run_and_resume_is_offered(
+    widget: Any, case: dict[str, Any], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     panel = widget.panel
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text, **options: "long" in text)
     mark(panel, case["image"], (12,))
     panel.parameters().set_setting("train", "steps", 500)
     panel.parameters().set_setting("train", "pause", 0.05)
@@ -271,6 +274,15 @@ def test_an_error_is_one_plain_message_and_the_scene_stays(widget: Any, case: di
     assert len(said) == 1 and "steps" in said[0] and "\n" not in said[0] and "Traceback" not in said[0]
     assert panel.run.status.text == said[0]
     assert node_count() == before
+    assert "#b02020" in panel.run.status.styleSheet
+    for go_on in (
+        lambda: panel.run.begin("Train"),
+        lambda: panel.run.progress("Train", {"total": 2, "done": 1, "stage": "fit"}),
+        lambda: panel.run.say("Train: waits in line."),
+    ):
+        panel._say_failed(said[0])
+        go_on()
+        assert panel.run.status.styleSheet == ""  # what failed before is no longer spoken of
 
 
 def test_no_wait_cursor_stands_over_an_error(
@@ -421,6 +433,22 @@ def test_a_model_can_be_deleted_after_a_question(
     panel.apply.delete.click()
     assert widget.logic.models(SLUG) == []
     assert not panel.apply.model.enabled and not panel.apply.delete.enabled
+
+
+def test_a_room_that_fails_keeps_no_other_from_showing_what_is_so(
+    widget: Any, monkeypatch: pytest.MonkeyPatch, errors_in_callbacks_fail: list[BaseException]
+) -> None:
+    first, *_others, last = widget.panel.rooms
+    shown: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("one room's own fault")
+
+    monkeypatch.setattr(first, "refresh", fail)
+    monkeypatch.setattr(last, "refresh", lambda: shown.append("last"))
+    widget.panel.refresh()
+    assert shown == ["last"] and [str(error) for error in errors_in_callbacks_fail] == ["one room's own fault"]
+    errors_in_callbacks_fail.clear()
 
 
 def test_the_log_can_be_copied(widget: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +19,8 @@ from panel_tools import SLUG, home, stub_catalog, until  # noqa: F401
 from test_panel import case, layout, pictures, said, widget  # noqa: F401
 
 from medgen import resources
-from MedGenLib import imagechecks, imagefacts, preflight, remedies
+from MedGenLib import imagechecks, imagefacts, jobqueue, preflight, remedies, trainingcases
+from MedGenLib.errors import RunError
 from MedGenLib.geometry import ijk_to_ras, to_vtk
 from MedGenLib.preflight import AMBER, GREEN, RED
 from MedGenLib.selftest import add_planes, add_volume
@@ -374,3 +375,90 @@ def test_a_run_that_had_to_make_do_with_less_memory_says_so_at_its_end(
     assert said == [] and "done" in panel.run.status.text and "“window” at 16" in panel.run.status.text
     result = slicer.util.getNode("CT mask")
     assert "“window” at 16" in result.GetAttribute("MedGen.changed_for_memory")
+
+
+class Answered:
+    """A background check that is over already and says that nearly all disks of the world are needed."""
+
+    state, exit_code, running, message = "done", 0, False, ""
+    estimate: ClassVar[dict[str, Any]] = {"seconds": 1.0, "memory_bytes": 1, "disk_bytes": 2**60, "device": "cpu"}
+
+    def poll(self) -> list[Any]:
+        return []
+
+    def kill(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+def test_beside_a_job_an_answer_about_other_inputs_closes_nothing(
+    checks: Any,
+    widget: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    panel = widget.panel
+    other = add_volume("Other")
+
+    def refuse(*words: Any, **options: Any) -> None:
+        raise RunError("These are not fit; choose others.")
+
+    def both() -> list[str]:
+        return [button.toolTip for button in (panel.apply.apply, panel.train.train) if not button.enabled]
+
+    monkeypatch.setattr(widget.logic, "check", refuse)
+    for estimator in (checks.estimator, panel.estimator):
+        estimator.forget()
+    panel.refresh()
+    until(lambda: checks.estimator.done and panel.estimator.done)
+    assert both() == ["These are not fit; choose others."] * 2
+    with monkeypatch.context() as busy:
+        busy.setattr(jobqueue.JobLine, "busy", True)
+        panel.refresh()
+        assert len(both()) == 2  # the same inputs still
+        panel.selectors.selectors["image"].setCurrentNode(other)
+        assert both() == [] and not panel.train.estimate.visible
+        assert panel.estimator.found is None and not panel.estimator.done
+    panel.refresh()
+    until(lambda: checks.estimator.done and panel.estimator.done)
+    assert len(both()) == 2
+
+
+@pytest.mark.parametrize("source", ["file", "cases"])
+def test_training_from_a_table_or_from_cases_is_closed_where_the_disk_is_too_small(
+    source: str,
+    checks: Any,
+    widget: Any,  # noqa: F811
+    case: dict[str, Any],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parameters = widget.panel.parameters()
+    monkeypatch.setattr(widget.logic, "check", lambda *words, **options: Answered())
+    trainingcases.write(parameters, [trainingcases.TrainingCase("cases", dict(case), "A", "train")])
+    parameters.set_text("cohort", "/table.csv")
+    parameters.set_text("source", source)
+    until(lambda: widget.panel.estimator.done)
+    assert not widget.panel.train.train.enabled and "free some disk space" in widget.panel.train.train.toolTip
+    assert "1 to mend first" in checks.summary.text
+
+
+def test_what_is_refused_of_a_table_closes_apply(
+    checks: Any,
+    widget: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    panel, asked = widget.panel, list[Any]()
+
+    def check(slug: str, operation: str, given: dict[str, Any], cohort: Any = None, **options: Any) -> Any:
+        if operation == "train":
+            return Answered()
+        asked.append((given, cohort))
+        raise RunError("The table has no row; write one.")
+
+    monkeypatch.setattr(widget.logic, "check", check)
+    monkeypatch.setitem(panel.operation, "scope", "collection")
+    panel.refresh()
+    assert panel.apply.apply.toolTip == "Choose a table of cases."
+    panel.apply.cohort.currentPath = "/table.csv"
+    until(lambda: checks.estimator.done)
+    assert asked == [({}, "/table.csv")]
+    assert not panel.apply.apply.enabled and panel.apply.apply.toolTip == "The table has no row; write one."

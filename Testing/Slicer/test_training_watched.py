@@ -213,14 +213,33 @@ def test_two_trainings_at_once_keep_their_curves_apart_and_progress_is_of_the_fi
     assert rows_of(curves[first]).shape == (60, 2) and watch.curve is curves[first]
 
 
-def test_a_scene_that_is_closed_meanwhile_gets_nothing_put_into_it(panel: Any) -> None:
+def test_a_scene_that_is_closed_meanwhile_gets_no_preview_and_the_whole_curve_in_a_new_chart(panel: Any) -> None:
     watch = start(panel)
     until(lambda: watch.preview.shown is not None and watch.curve.chart is not None)
+    old = watch.curve.chart
     slicer.mrmlScene.Clear(0)
     until(lambda: not panel.frozen)
     until(lambda: not panel.poller.busy)
     assert previews_in_scene() == []
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 0
+    chart = watch.curve.chart
+    assert chart is not old and slicer.mrmlScene.IsNodePresent(chart) and watch.curve_button.enabled
+    table = chart.GetNthPlotSeriesNode(0).GetTableNode().GetTable()
+    steps = [table.GetColumnByName("step").GetValue(row) for row in range(table.GetNumberOfRows())]
+    assert steps == list(range(60))
+    slicer.mrmlScene.Clear(0)  # nothing goes on in this one
+    until(lambda: not panel.frozen)
+    assert not watch.curve_button.enabled
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode") == 0
+
+
+def test_a_chart_that_a_person_deletes_stays_deleted_and_is_no_longer_offered(panel: Any) -> None:
+    watch = start(panel)
+    until(lambda: watch.curve.chart is not None and watch.curve_button.enabled)
+    slicer.mrmlScene.RemoveNode(watch.curve.chart)
+    panel.refresh()
+    assert not watch.curve_button.enabled
+    until(lambda: not panel.poller.busy)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode") == 0
 
 
 def test_loading_a_preview_of_the_largest_size_takes_less_than_100_ms(
