@@ -178,24 +178,6 @@ def test_a_cancelled_training_leaves_no_preview_and_a_resumed_one_goes_on_in_its
     assert job.run.plan.resume and job.run.plan.previews == choices.PREVIEW_SECONDS
 
 
-def test_a_panel_that_is_opened_again_takes_its_training_back(panel: Any) -> None:
-    panel.parameters().set_setting("train", "steps", 400)
-    start(panel)
-    until(lambda: previews_in_scene())
-    panel.cleanup()
-    assert previews_in_scene() == []
-    opened = slicer_standin.load_module(MODULE).widgetRepresentation()
-    again = opened.self().panel
-    watch = watch_of(again)
-    assert watch.button.text == "Training of watched" and again.run.cancel.enabled
-    until(lambda: previews_in_scene() and watch.curve.chart is not None and "left" in again.run.status.text)
-    again.run.cancel.click()
-    until(lambda: not again.poller.busy)
-    assert again.run.status.text == "Cancelled." and previews_in_scene() == []
-    opened.self().cleanup()
-    opened.close()
-
-
 def test_two_trainings_at_once_keep_their_curves_apart_and_progress_is_of_the_first(panel: Any) -> None:
     jobqueue.line().at_once = 2
     panel.parameters().set_setting("train", "steps", 4000)
