@@ -207,6 +207,8 @@ def test_cases_are_named_in_the_line_and_not_tried_again_with_nodes_that_are_gon
     assert sorted(job.names) == sorted(node.GetName() for pair in pairs for node in pair)
     jobqueue.line().cancel(job)
     until(lambda: job.finished)
+    for name in panel.logic.interrupted(SLUG):  # else trying again goes on where it stopped, with the files of then
+        panel.logic.discard(name)
     slicer.mrmlScene.RemoveNode(pairs[0][0])
     jobqueue.line().retry(job)
     until(lambda: job.finished)
