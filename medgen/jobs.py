@@ -245,28 +245,52 @@ class Job:
         self._python = python
         self._queue: queue.Queue[Event | None] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
+        self._launched = threading.Event()
         self._cancelled = False
 
     def start(self) -> None:
-        """Start the process in a session of its own, so that the whole tree can be ended."""
+        """Start the process in a session of its own, so that the whole tree can be ended.
+
+        Whoever calls does not wait for it: until the system has loaded a program it can take a tenth of a second, and
+        the caller is a window that should answer. A program that cannot be started is a failed job.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"creationflags": _WINDOWS_FLAGS} if os.name == "nt" else {"start_new_session": True}
-        self._process = subprocess.Popen(
-            command(self.arguments, self._python),
-            cwd=self.folder,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            bufsize=1,
-            **options,
-        )
         self.state = "running"
-        for work in (self._read, self._see_end):
-            threading.Thread(target=work, args=(self._process,), daemon=True, name="medgen-job").start()
+        threading.Thread(target=self._launch, daemon=True, name="medgen-job").start()
+
+    def _launch(self) -> None:
+        options: dict[str, Any] = {"creationflags": _WINDOWS_FLAGS} if os.name == "nt" else {"start_new_session": True}
+        try:
+            self._process = subprocess.Popen(
+                command(self.arguments, self._python),
+                cwd=self.folder,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                bufsize=1,
+                **options,
+            )
+        except OSError as error:
+            words = f"The run could not be started ({error.strerror or error}); check the folder {self.folder}."
+            self._queue.put({"event": "error", "message": words, "code": OUR_FAULT})
+            self._queue.put(None)
+            return
+        finally:
+            self._launched.set()
+        threading.Thread(target=self._see_end, args=(self._process,), daemon=True, name="medgen-job").start()
+        self._read(self._process)
+
+    def _alive(self) -> subprocess.Popen[str] | None:
+        """The process while it runs; one that is just being started is waited for."""
+        if self.state != "running":
+            return None
+        self._launched.wait()
+        process = self._process
+        return process if process is not None and process.poll() is None else None
 
     def _see_end(self, process: subprocess.Popen[str]) -> None:
         """End what a dead process leaves behind: its children hold its output open, and nobody would end them."""
@@ -312,9 +336,9 @@ class Job:
             self.log.append(event["message"])
 
     def _finish(self) -> None:
-        assert self._process is not None
-        self.exit_code = self._process.returncode
-        for stream in (self._process.stdin, self._process.stdout):
+        process = self._process
+        self.exit_code = OUR_FAULT if process is None else process.returncode
+        for stream in () if process is None else (process.stdin, process.stdout):
             if stream:
                 with contextlib.suppress(OSError):  # the child closed its end first
                     stream.close()
@@ -345,13 +369,14 @@ class Job:
 
     def cancel(self, grace: float = 10.0) -> None:
         """Ask the run to stop; whoever still runs after `grace` seconds is ended with its whole process tree."""
-        if self._process is None or self._process.poll() is not None:
+        process = self._alive()
+        if process is None:
             return
         self._cancelled = True
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write("cancel\n")
-            self._process.stdin.flush()
+            assert process.stdin is not None
+            process.stdin.write("cancel\n")
+            process.stdin.flush()
         except (OSError, ValueError):
             grace = 0.0
         timer = threading.Timer(grace, self.kill)
@@ -360,11 +385,12 @@ class Job:
 
     def kill(self) -> None:
         """End the process and everything it started, at once (PythonSlicer is a launcher: its child is the run)."""
-        if self._process is None or self._process.poll() is not None:
+        process = self._alive()
+        if process is None:
             return
         self._cancelled = True
         if os.name == "nt":
-            subprocess.run(["taskkill", "/T", "/F", "/PID", str(self._process.pid)], check=False, capture_output=True)
+            subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], check=False, capture_output=True)
         else:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)

@@ -265,7 +265,7 @@ def test_a_panel_that_closes_ends_the_examination(widget: Any) -> None:  # noqa:
     room = room_of(widget, "DoctorRoom")
     room.examine.click()
     task = room.poller.run
-    process = task._job._process
+    process = task._job._alive()
     widget.panel.cleanup()
     until(lambda: process.poll() is not None)
     until(lambda: not task._folder.exists())

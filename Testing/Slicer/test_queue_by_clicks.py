@@ -526,5 +526,4 @@ def test_the_panel_answers_within_100_ms_while_a_job_runs_and_cases_wait(
         print(f"{name}: {', '.join(f'{1000 * one:.0f} ms' for one in seconds)}")
     # The background checks read exported files, too.
     assert len(pulse.gaps) > 100 and len(pulse.apart["load"]) == 5 and len(pulse.apart["export"]) >= 5
-    # One hiccup of a machine that does other things is not the panel's.
-    assert sorted(pulse.gaps)[-2] < 0.1 and max(pulse.gaps) < 0.2
+    assert max(pulse.gaps) < 0.1
