@@ -7,6 +7,7 @@ join in without a change to MedGen.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import json
 import os
@@ -22,13 +23,19 @@ PATH = Path(__file__).with_name("catalog.json")
 FAMILIES = ("synthesis", "segmentation", "landmarks")
 
 
+@functools.lru_cache(maxsize=8)
+def _read(file: Path, changed: int) -> list[dict[str, Any]]:
+    """The methods of a catalog as it was when it last changed: a panel and a line of jobs ask very often."""
+    return list(json.loads(file.read_text("utf-8"))["methods"])
+
+
 def entries() -> dict[str, dict[str, Any]]:
-    """Every method's declarations by slug, in the catalog's order."""
+    """Every method's declarations by slug, in the catalog's order; shared by all who ask, so to be read only."""
     files = [PATH, *(Path(part) for part in os.environ.get("MEDGEN_CATALOG", "").split(os.pathsep) if part)]
     found: dict[str, dict[str, Any]] = {}
     for file in files:
         try:
-            found.update({entry["slug"]: entry for entry in json.loads(file.read_text("utf-8"))["methods"]})
+            found.update({entry["slug"]: entry for entry in _read(file, file.stat().st_mtime_ns)})
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"Catalog {file} cannot be read ({error}); reinstall MedGen or correct MEDGEN_CATALOG."

@@ -281,3 +281,17 @@ def test_a_disk_too_small_for_a_checkpoint_is_code_2_and_leaves_nothing(cohort: 
     done = medgen("train", "stub-3d-stylegan", cohort, "-o", small_disk / "model")
     assert done.returncode == 2 and "space" in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in small_disk.iterdir()] == ["other"]
+
+
+def test_a_catalog_is_read_again_once_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medgen import catalog
+
+    own = json.loads(catalog.PATH.read_text("utf-8"))["methods"][0]
+    file = tmp_path / "own.json"
+    monkeypatch.setenv("MEDGEN_CATALOG", str(file))
+    for number, slug in enumerate(("first", "second")):
+        file.write_text(json.dumps({"methods": [{**own, "slug": slug}]}), encoding="utf-8")
+        os.utime(file, ns=(number, number))
+        assert slug in catalog.entries() and ("first" in catalog.entries()) == (slug == "first")
+    read = catalog.entry("second")
+    assert catalog.entry("second") is read  # nothing is parsed again

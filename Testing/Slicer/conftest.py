@@ -29,6 +29,31 @@ def scene() -> Any:
     return boot.fresh_scene()
 
 
+@pytest.fixture()
+def layout(scene: Any) -> Iterator[Any]:
+    """Red, Yellow, Green and a 3D view, over an empty scene."""
+    from window_tools import four_views
+
+    with four_views() as shown:
+        yield shown
+
+
+@pytest.fixture()
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What error dialogs said."""
+    import slicer.util
+
+    messages: list[str] = []
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: messages.append(text))
+    return messages
+
+
+@pytest.fixture()
+def pictures(tmp_path: Path) -> Path:
+    """Where pictures go: MEDGEN_PICTURES, else a temporary folder."""
+    return Path(os.environ.get("MEDGEN_PICTURES") or tmp_path / "pictures")
+
+
 @pytest.fixture(autouse=True)
 def errors_in_callbacks_fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     """An exception in a VTK observer or a Qt slot is only printed by its caller; here it fails the test."""

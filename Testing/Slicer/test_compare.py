@@ -19,7 +19,7 @@ import slicer_standin
 import torch
 import views
 from panel_tools import ROOT, home, stub_catalog, until  # noqa: F401
-from results_tools import image, layout, pictures, room, said  # noqa: F401
+from results_tools import image, room  # noqa: F401
 from scipy import ndimage
 
 from medgen.case import Points
@@ -182,10 +182,10 @@ def test_two_large_volumes_are_compared_in_a_few_seconds(scene: Any) -> None:
 
 def test_compare_by_clicks_side_by_side_and_back(
     image: Any,  # noqa: F811
-    layout: views.LayoutManager,  # noqa: F811
+    layout: views.LayoutManager,
     home: Path,  # noqa: F811
-    said: list[str],  # noqa: F811
-    pictures: Path,  # noqa: F811
+    said: list[str],
+    pictures: Path,
 ) -> None:
     outer = slicer_standin.load_module(ROOT / "MedGenSegmentation" / "MedGenSegmentation.py").widgetRepresentation()
     outer.resize(470, 900)
@@ -242,9 +242,9 @@ def test_compare_by_clicks_side_by_side_and_back(
 
 def test_volumes_side_by_side_and_their_difference(
     image: Any,  # noqa: F811
-    layout: views.LayoutManager,  # noqa: F811
+    layout: views.LayoutManager,
     home: Path,  # noqa: F811
-    pictures: Path,  # noqa: F811
+    pictures: Path,
 ) -> None:
     outer = slicer_standin.load_module(ROOT / "MedGenSynthesis" / "MedGenSynthesis.py").widgetRepresentation()
     outer.resize(470, 900)

@@ -13,7 +13,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 
 import slicer
 from panel_tools import SLUG, home, stub_catalog, until  # noqa: F401
-from test_panel import case, layout, mark, said, widget  # noqa: F401
+from test_panel import case, mark, widget  # noqa: F401
 
 from medgen.cli import CHECKPOINT
 from MedGenLib.errors import RunError
@@ -40,7 +40,7 @@ def test_training_again_under_its_name_leaves_an_interrupted_training_as_it_is(
     widget: Any,  # noqa: F811
     case: dict[str, Any],  # noqa: F811
     home: Path,  # noqa: F811
-    said: list[str],  # noqa: F811
+    said: list[str],
 ) -> None:
     panel = widget.panel
     table = leave_interrupted(home, "watched")

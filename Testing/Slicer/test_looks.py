@@ -19,7 +19,7 @@ import slicer_standin
 import torch
 import views
 from panel_tools import ROOT, home, stub_catalog  # noqa: F401
-from results_tools import image, layout, pictures, room, said  # noqa: F401
+from results_tools import image, room  # noqa: F401
 
 from medgen import io, markups
 from medgen.case import Box, Mask, Plot, Points, Segment
@@ -165,8 +165,8 @@ def landmarks(image: Any, home: Path, said: list[str], tmp_path: Path) -> Iterat
 
 def test_slices_go_from_the_least_certain_point_to_the_next(
     landmarks: Any,
-    layout: views.LayoutManager,  # noqa: F811
-    pictures: Path,  # noqa: F811
+    layout: views.LayoutManager,
+    pictures: Path,
 ) -> None:
     landmarks.panel.refresh()
     results = room(landmarks.panel, "ResultsRoom")

@@ -17,7 +17,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 import qt
 import slicer
 from panel_tools import SLUG, home, node_count, stub_catalog, until  # noqa: F401
-from test_panel import case, layout, pictures, said, widget  # noqa: F401
+from test_panel import case, widget  # noqa: F401
 
 from medgen import catalog, models
 from MedGenLib import background, jobqueue, untrainedroom
@@ -49,9 +49,9 @@ def finish(room: Any) -> None:
 
 def test_a_method_without_a_model_is_tried_on_a_phantom(
     widget: Any,  # noqa: F811
-    pictures: Path,  # noqa: F811
-    layout: Any,  # noqa: F811
-    said: list[str],  # noqa: F811
+    pictures: Path,
+    layout: Any,
+    said: list[str],
 ) -> None:
     panel, offer = widget.panel, room_of(widget, "UntrainedRoom")
     panel.selectors.selectors["mask"].setCurrentNode(None)
@@ -91,8 +91,8 @@ def test_each_pool_of_a_training_takes_a_patient_and_the_last_is_to_be_marked() 
 def test_a_model_has_its_card_and_is_verified_shown_and_copied(
     trained: Any,
     widget: Any,  # noqa: F811
-    pictures: Path,  # noqa: F811
-    layout: Any,  # noqa: F811
+    pictures: Path,
+    layout: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (line,) = lines(trained)
@@ -166,8 +166,8 @@ def test_a_foreign_archive_is_refused_in_a_sentence_and_leaves_nothing(
 def test_a_damaged_model_says_so_and_can_be_deleted_after_a_question(
     trained: Any,
     widget: Any,  # noqa: F811
-    pictures: Path,  # noqa: F811
-    layout: Any,  # noqa: F811
+    pictures: Path,
+    layout: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = models.folder() / "broken"
@@ -193,7 +193,7 @@ def test_a_model_that_a_job_works_with_stays_and_both_buttons_say_why(
     trained: Any,
     widget: Any,  # noqa: F811
     case: dict[str, Any],  # noqa: F811
-    said: list[str],  # noqa: F811
+    said: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text, **options: True)
@@ -226,8 +226,8 @@ def test_models_of_all_methods_name_their_method(
 
 def test_the_doctor_examines_in_its_own_process_and_the_report_can_be_copied(
     widget: Any,  # noqa: F811
-    pictures: Path,  # noqa: F811
-    layout: Any,  # noqa: F811
+    pictures: Path,
+    layout: Any,
 ) -> None:
     room = room_of(widget, "DoctorRoom")
     before, waited = node_count(), []

@@ -21,6 +21,7 @@ import slicer
 import slicer_standin
 import views
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
+from window_tools import opened
 
 from medgen import catalog
 from MedGenLib import annotation, estimate, install, plan
@@ -30,30 +31,6 @@ from MedGenLib.selectors import RoleSelectors
 from MedGenLib.selftest import SLICES, add_drawing, add_planes, add_volume, ball, dice, labels_of
 
 MODULE = ROOT / "MedGenSegmentation" / "MedGenSegmentation.py"
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Where pictures go: MEDGEN_PICTURES, else a temporary folder."""
-    return Path(os.environ.get("MEDGEN_PICTURES") or tmp_path / "pictures")
-
-
-@pytest.fixture
-def layout(scene: Any) -> Iterator[views.LayoutManager]:
-    """Red, Yellow, Green and a 3D view."""
-    app = slicer_standin.start()
-    app.layout_manager = views.LayoutManager()
-    yield app.layout_manager
-    app.layout_manager.close()
-    app.layout_manager = None
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What error dialogs said."""
-    messages: list[str] = []
-    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: messages.append(text))
-    return messages
 
 
 @pytest.fixture
@@ -67,18 +44,11 @@ def case(layout: views.LayoutManager) -> dict[str, Any]:
 @pytest.fixture
 def widget(case: dict[str, Any], home: Path, said: list[str]) -> Iterator[Any]:  # noqa: F811
     """The module's Widget, opened with the case's nodes in the scene."""
-    module = slicer_standin.load_module(MODULE)
-    outer = module.widgetRepresentation()
-    outer.resize(470, 900)
-    outer.show()
-    method = outer.self().panel.method
-    method.combo.currentIndex = method.slugs.index(SLUG)
-    outer.self().enter()
-    yield outer.self()
-    outer.self().cleanup()
-    outer.close()
-    outer.deleteLater()
-    slicer.app.processEvents()
+    with opened(MODULE) as shown:
+        method = shown.panel.method
+        method.combo.currentIndex = method.slugs.index(SLUG)
+        shown.enter()
+        yield shown
 
 
 def choose(panel: Any, **nodes: Any) -> None:

@@ -16,9 +16,8 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 
 import qt
 import slicer
-import slicer_standin
-import views
 from panel_tools import ROOT, home, stub_catalog, until  # noqa: F401
+from window_tools import four_views, opened
 
 from MedGenLib.errors import RunError
 from MedGenLib.load import provenance_of
@@ -69,21 +68,10 @@ def test_a_role_of_a_pool_that_is_missing_is_named(nodes: dict[str, Any]) -> Non
 @pytest.fixture
 def panel(nodes: dict[str, Any]) -> Iterator[Any]:
     """The panel of MedGen Landmarks with the stub chosen."""
-    app = slicer_standin.start()
-    app.layout_manager = views.LayoutManager()
-    outer = slicer_standin.load_module(MODULE).widgetRepresentation()
-    outer.resize(470, 900)
-    outer.show()
-    shown = outer.self().panel
-    shown.method.combo.currentIndex = shown.method.slugs.index(SLUG)
-    outer.self().enter()
-    yield shown
-    outer.self().cleanup()
-    outer.close()
-    outer.deleteLater()
-    app.processEvents()
-    app.layout_manager.close()
-    app.layout_manager = None
+    with four_views(), opened(MODULE) as widget:
+        widget.panel.method.combo.currentIndex = widget.panel.method.slugs.index(SLUG)
+        widget.enter()
+        yield widget.panel
 
 
 def test_by_clicks_from_an_example_to_a_point_with_its_privacy_said(

@@ -16,7 +16,7 @@ import qt
 import slicer
 import vtk
 from panel_tools import SLUG, home, stub_catalog, until  # noqa: F401
-from test_panel import case, layout, pictures, said, widget  # noqa: F401
+from test_panel import case, widget  # noqa: F401
 
 from medgen import resources
 from MedGenLib import imagechecks, imagefacts, jobqueue, preflight, remedies, trainingcases
@@ -262,8 +262,8 @@ def press(room: Any, label: str) -> None:
 def test_good_inputs_pass_and_the_time_is_said(
     checks: Any,
     widget: Any,  # noqa: F811
-    pictures: Path,  # noqa: F811
-    layout: Any,  # noqa: F811
+    pictures: Path,
+    layout: Any,
 ) -> None:
     until(lambda: checks.estimator.done)
     assert checks.summary.text.startswith("All ") and checks.buttons == [] and widget.panel.apply.apply.enabled
@@ -278,8 +278,8 @@ def test_red_closes_apply_until_a_mended_copy_is_chosen(
     checks: Any,
     widget: Any,  # noqa: F811
     case: dict[str, Any],  # noqa: F811
-    pictures: Path,  # noqa: F811
-    layout: Any,  # noqa: F811
+    pictures: Path,
+    layout: Any,
 ) -> None:
     panel, old = widget.panel, case["image"]
     spoilt = slicer.util.arrayFromVolume(old).astype(np.float32)
@@ -318,8 +318,8 @@ def test_a_model_trained_on_other_voxels_offers_to_resample_and_little_memory_sm
     checks: Any,
     widget: Any,  # noqa: F811
     case: dict[str, Any],  # noqa: F811
-    pictures: Path,  # noqa: F811
-    layout: Any,  # noqa: F811
+    pictures: Path,
+    layout: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     panel, old = widget.panel, case["image"]
@@ -364,7 +364,7 @@ def test_large_images_are_estimated_when_asked(
 def test_a_run_that_had_to_make_do_with_less_memory_says_so_at_its_end(
     widget: Any,  # noqa: F811
     case: dict[str, Any],  # noqa: F811
-    said: list[str],  # noqa: F811
+    said: list[str],
 ) -> None:
     panel = widget.panel
     widget.logic.process(SLUG, "train", {**case, "planes": add_planes(case["image"])}, in_process=True)

@@ -17,31 +17,15 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 
 import qt
 import slicer
-import slicer_standin
 import views
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 from queue_tools import alive, names_in_scene, quick, save_volume  # noqa: F401
+from window_tools import opened
 
 from MedGenLib import jobqueue, logic, runs
 from MedGenLib.selftest import add_drawing, add_planes, add_volume
 
 MODULE = ROOT / "MedGenSegmentation" / "MedGenSegmentation.py"
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Where pictures go: MEDGEN_PICTURES, else a temporary folder."""
-    return Path(os.environ.get("MEDGEN_PICTURES") or tmp_path / "pictures")
-
-
-@pytest.fixture
-def layout(scene: Any) -> Iterator[views.LayoutManager]:
-    """Red, Yellow, Green and a 3D view."""
-    app = slicer_standin.start()
-    app.layout_manager = views.LayoutManager()
-    yield app.layout_manager
-    app.layout_manager.close()
-    app.layout_manager = None
 
 
 @pytest.fixture
@@ -57,18 +41,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def widget(layout: views.LayoutManager, quick: Path, said: list[str]) -> Iterator[Any]:  # noqa: F811
     """The module's Widget with a volume in the scene; the operation that needs no model is chosen."""
     add_volume()
-    outer = slicer_standin.load_module(MODULE).widgetRepresentation()
-    outer.resize(470, 900)
-    outer.show()
-    panel = outer.self().panel
-    panel.method.combo.currentIndex = panel.method.slugs.index(SLUG)
-    outer.self().enter()
-    panel.apply.operation.currentIndex = 1
-    yield outer.self()
-    outer.self().cleanup()
-    outer.close()
-    outer.deleteLater()
-    slicer.app.processEvents()
+    with opened(MODULE) as shown:
+        panel = shown.panel
+        panel.method.combo.currentIndex = panel.method.slugs.index(SLUG)
+        shown.enter()
+        panel.apply.operation.currentIndex = 1
+        yield shown
 
 
 def rooms(panel: Any) -> tuple[Any, Any]:
@@ -507,7 +485,7 @@ def test_the_panel_answers_within_100_ms_while_a_job_runs_and_cases_wait(
     for number in range(4):
         save_volume(tmp_path / "scans" / f"case{number}.nrrd")
     act(panel, "slow")
-    # A collection of the garbage of pytest, torch and all else in this process takes 0.2 s, and none of it is in Slicer.
+    # To look through what pytest, torch and others keep in this process for garbage takes 0.2 s; Slicer has none of it.
     gc.collect()
     gc.freeze()
     pulse = Pulse()
@@ -529,6 +507,6 @@ def test_the_panel_answers_within_100_ms_while_a_job_runs_and_cases_wait(
     print(f"largest gap {1000 * max(pulse.gaps):.0f} ms of {len(pulse.gaps)}")
     for name, seconds in pulse.apart.items():
         print(f"{name}: {', '.join(f'{1000 * one:.0f} ms' for one in seconds)}")
-    # The background checks read exported files, too.
+    # A collection of the garbage of pytest, torch and all else in this process takes 0.2 s; none of it is in Slicer.
     assert len(pulse.gaps) > 100 and len(pulse.apart["load"]) == 5 and len(pulse.apart["export"]) >= 5
     assert max(pulse.gaps) < 0.1

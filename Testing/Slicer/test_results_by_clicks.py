@@ -21,7 +21,7 @@ import slicer.util
 import views
 from boot import subject_hierarchy_item
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
-from results_tools import apply, image, layout, pictures, room, said, widget  # noqa: F401
+from results_tools import apply, image, room, widget  # noqa: F401
 
 from medgen import cli
 from MedGenLib import again, jobqueue, provenance
@@ -39,8 +39,8 @@ def ids() -> list[str]:
 def test_results_are_listed_shown_and_taken_back_run_by_run(
     widget: Any,  # noqa: F811
     image: Any,  # noqa: F811
-    layout: views.LayoutManager,  # noqa: F811
-    pictures: Path,  # noqa: F811
+    layout: views.LayoutManager,
+    pictures: Path,
 ) -> None:
     panel, results = widget.panel, room(widget.panel, "ResultsRoom")
     assert results.nothing.visible and not results.take_back.enabled and not results.again.enabled
@@ -117,8 +117,8 @@ def test_what_was_edited_since_is_left_after_a_question(
 def test_a_merge_is_taken_back_and_the_replaced_segment_returns(
     widget: Any,  # noqa: F811
     image: Any,  # noqa: F811
-    layout: views.LayoutManager,  # noqa: F811
-    pictures: Path,  # noqa: F811
+    layout: views.LayoutManager,
+    pictures: Path,
 ) -> None:
     panel, results, merging = widget.panel, room(widget.panel, "ResultsRoom"), room(widget.panel, "MergeRoom")
     target = add_drawing(image, name="Mine")
@@ -247,7 +247,7 @@ def test_a_repeated_run_that_is_tried_again_keeps_its_notes_and_its_results_apar
 def test_how_a_result_came_to_be_survives_a_saved_scene_and_runs_again_exactly(
     widget: Any,  # noqa: F811
     image: Any,  # noqa: F811
-    said: list[str],  # noqa: F811
+    said: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -23,12 +23,6 @@ from MedGenLib.load import provenance_of
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Where pictures go: MEDGEN_PICTURES, else a temporary folder."""
-    return Path(os.environ.get("MEDGEN_PICTURES") or tmp_path / "pictures")
-
-
-@pytest.fixture
 def opened(scene: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     """Opens a module with the views beside it; gives its Widget."""
     monkeypatch.delenv("MEDGEN_CATALOG", raising=False)

@@ -15,9 +15,9 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 
 import slicer
 import slicer_standin
-import views
 from boot import subject_hierarchy_item
 from panel_tools import ROOT, SLUG, home, stub_catalog, until  # noqa: F401
+from window_tools import four_views, opened
 
 from medgen import cohort, method
 from MedGenLib import jobqueue, matching, trainingcases
@@ -49,29 +49,14 @@ def pairs(scene: Any, home: Path) -> list[tuple[Any, Any]]:  # noqa: F811
 @pytest.fixture
 def panel(pairs: list[tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The panel, told to learn from several cases."""
-    app = slicer_standin.start()
-    app.layout_manager = views.LayoutManager()
-    slicer.util.setSliceViewerLayers(background=pairs[0][0], fit=True)
     monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: pytest.fail(text))
-    outer = slicer_standin.load_module(MODULE).widgetRepresentation()
-    outer.resize(470, 900)
-    outer.show()
-    shown = outer.self().panel
-    shown.method.combo.currentIndex = shown.method.slugs.index(SLUG)
-    outer.self().enter()
-    shown.train.source.currentIndex = shown.train.sources.index("cases")
-    yield shown
-    outer.self().cleanup()
-    outer.close()
-    outer.deleteLater()
-    app.processEvents()
-    app.layout_manager.close()
-    app.layout_manager = None
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return Path(os.environ.get("MEDGEN_PICTURES") or tmp_path / "pictures")
+    with four_views(), opened(MODULE) as widget:
+        slicer.util.setSliceViewerLayers(background=pairs[0][0], fit=True)
+        shown = widget.panel
+        shown.method.combo.currentIndex = shown.method.slugs.index(SLUG)
+        widget.enter()
+        shown.train.source.currentIndex = shown.train.sources.index("cases")
+        yield shown
 
 
 def cases_of(panel: Any) -> list[TrainingCase]:

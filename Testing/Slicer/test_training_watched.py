@@ -18,9 +18,9 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 import qt
 import slicer
 import slicer_standin
-import views
 import vtk
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
+from window_tools import four_views, opened
 
 from medgen import previews as smaller
 from MedGenLib import choices, jobqueue, livecurve, previews
@@ -33,40 +33,25 @@ PLOT = int(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView)
 @pytest.fixture
 def panel(scene: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:  # noqa: F811
     """The panel with one drawn volume chosen, and a training of some seconds that shows previews often."""
-    app = slicer_standin.start()
-    app.layout_manager = views.LayoutManager()
-    volume = add_volume()
-    other = add_volume("Other")
-    slicer.util.setSliceViewerLayers(background=other, fit=True)
     monkeypatch.setattr(choices, "PREVIEW_SECONDS", 0.2)
     monkeypatch.setattr(previews, "SECONDS", 0.3)
     monkeypatch.setattr(livecurve, "SECONDS", 0.2)
     monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: pytest.fail(text))
-    outer = slicer_standin.load_module(MODULE).widgetRepresentation()
-    outer.resize(470, 900)
-    outer.show()
-    shown = outer.self().panel
-    shown.method.combo.currentIndex = shown.method.slugs.index(SLUG)
-    outer.self().enter()
-    for role, node in (("image", volume), ("mask", add_drawing(volume))):
-        shown.selectors.selectors[role].setCurrentNode(node)
-    for plane in add_planes(volume, (8, 12)):
-        shown.slices.adder.setCurrentNode(plane)
-    shown.parameters().set_setting("train", "steps", 60)
-    shown.parameters().set_setting("train", "pause", 0.05)
-    shown.train.name.text = "watched"
-    yield shown
-    outer.self().cleanup()
-    outer.close()
-    outer.deleteLater()
-    app.processEvents()
-    app.layout_manager.close()
-    app.layout_manager = None
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return Path(os.environ.get("MEDGEN_PICTURES") or tmp_path / "pictures")
+    with four_views(), opened(MODULE) as widget:
+        volume = add_volume()
+        other = add_volume("Other")
+        slicer.util.setSliceViewerLayers(background=other, fit=True)
+        shown = widget.panel
+        shown.method.combo.currentIndex = shown.method.slugs.index(SLUG)
+        widget.enter()
+        for role, node in (("image", volume), ("mask", add_drawing(volume))):
+            shown.selectors.selectors[role].setCurrentNode(node)
+        for plane in add_planes(volume, (8, 12)):
+            shown.slices.adder.setCurrentNode(plane)
+        shown.parameters().set_setting("train", "steps", 60)
+        shown.parameters().set_setting("train", "pause", 0.05)
+        shown.train.name.text = "watched"
+        yield shown
 
 
 def watch_of(panel: Any) -> Any:
@@ -329,27 +314,21 @@ def test_the_nodes_of_a_curve_stand_in_one_closed_folder_and_come_back_with_the_
     assert rows_of(again).tolist() == [[0.0, 1.0], [1.0, 0.7]]
 
 
-def test_a_chart_goes_by_itself_into_a_plot_view_that_is_there(scene: Any) -> None:
-    app = slicer_standin.start()
-    app.layout_manager = views.LayoutManager()
+def test_a_chart_goes_by_itself_into_a_plot_view_that_is_there(layout: Any) -> None:
     curve = curve_of([1.0])
     curve.show()
     assert not livecurve.show_where_plots_are(curve.chart)
     before = livecurve.show_in_layout(curve.chart)
     assert before == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
     assert livecurve.show_in_layout(curve.chart) is None  # nothing to put back
-    node = app.layout_manager.plotWidget(0).mrmlPlotViewNode()
+    node = layout.plotWidget(0).mrmlPlotViewNode()
     node.SetPlotChartNodeID(None)
     assert livecurve.show_where_plots_are(curve.chart) and node.GetPlotChartNode() is curve.chart
-    app.layout_manager.close()
-    app.layout_manager = None
     assert qt.QApplication.instance() is not None
 
 
 @pytest.mark.parametrize("kind", ["Image", "Points"])
-def test_previews_of_other_kinds_are_replaced_in_place_too(kind: str, scene: Any, tmp_path: Path) -> None:
-    app = slicer_standin.start()
-    app.layout_manager = views.LayoutManager()
+def test_previews_of_other_kinds_are_replaced_in_place_too(kind: str, layout: Any, tmp_path: Path) -> None:
     under = add_volume()
     preview = previews.Preview()
     for step in range(2):
@@ -368,7 +347,7 @@ def test_previews_of_other_kinds_are_replaced_in_place_too(kind: str, scene: Any
         assert preview.load(under)
         (node,) = previews_in_scene()
         assert node is preview.node
-    composite = app.layout_manager.sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    composite = layout.sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
     assert composite.GetBackgroundVolumeID() == under.GetID()
     if kind == "Image":
         assert composite.GetForegroundVolumeID() == node.GetID()
@@ -377,5 +356,3 @@ def test_previews_of_other_kinds_are_replaced_in_place_too(kind: str, scene: Any
         assert node.GetNthControlPointPosition(0)[2] == 4 and node.GetNumberOfControlPoints() == 1
     preview.drop()
     assert previews_in_scene() == [] and composite.GetForegroundVolumeID() is None
-    app.layout_manager.close()
-    app.layout_manager = None
