@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen import io
+from medgen import tables
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool, Role
 from medgen.splits import SPLITS
@@ -99,7 +99,7 @@ def _pool_files(path: Path, declared: dict[str, Pool]) -> dict[str, Path]:
 
 
 def read_pool(path: Path, pool: Pool) -> list[Row]:
-    raw = io.read_rows(path)
+    raw = tables.read_rows(path)
     roles = {role.name: role for role in pool.roles}
     columns = set(raw[0]) if raw else set()
     for role in pool.roles:

@@ -6,7 +6,6 @@ target and renames, so that a file is whole or absent.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
 import struct
@@ -23,6 +22,8 @@ from medgen import markups
 from medgen.case import Affine, Class, Image, Latent, Mask, Matrix, Plot, Segment, Table
 from medgen.errors import UserError
 from medgen.method import Kind, Role
+from medgen.tables import read_rows as read_rows
+from medgen.tables import write_rows as write_rows
 from medgen.whole import written_whole
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -282,30 +283,6 @@ def colour_of(value: int) -> tuple[float, float, float]:
 
 
 # --- tables, matrices, latents ------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """A CSV's rows as dictionaries; UserError when it cannot be read or has no header."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; check the path.")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [{str(k).strip(): (v or "").strip() for k, v in row.items() if k is not None} for row in reader]
-    except (UnicodeDecodeError, csv.Error, OSError):
-        raise UserError(f"{path} is not a readable CSV table; save it as CSV in UTF-8.") from None
-    if not reader.fieldnames:
-        raise UserError(f"{path} is empty; its first line must name the columns.")
-    return rows
-
-
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write dictionaries as CSV; the columns are those of all rows in order of appearance."""
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _read_table(path: Path) -> Table:
