@@ -26,6 +26,18 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_all(path: Path) -> str:
+    """A file's digest, or that of a folder's files in order of name."""
+    if not path.is_dir():
+        return sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(one for one in path.rglob("*") if one.is_file()):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def digest(record: dict[str, Any]) -> str:
     """SHA-256 over what decides the results: slug, config, settings and weights (not name and date)."""
     networks = {name: entry["sha256"] for name, entry in record["networks"].items()}
