@@ -7,6 +7,8 @@ at. Dask is imported when a cluster starts.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import importlib.util
 import itertools
@@ -110,8 +112,28 @@ class Workers:
         self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call it on some worker; raises what it raises."""
-        return self.client.submit(function, *arguments, pure=False, key=f"call-{uuid.uuid4().hex[:8]}").result()
+        """Call it on some worker; raises what it raises, and SomeFailed when workers die at it or all is lost."""
+        for _ in range(3):
+            future = self.client.submit(function, *arguments, pure=False, key=f"call-{uuid.uuid4().hex[:8]}")
+            outcome = self._outcome(future)
+            if type(outcome).__name__ == "KilledWorker":
+                continue
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+        raise SomeFailed("Workers were ended three times before the first case; look at the memory of the machine.")
+
+    def _outcome(self, future: Any) -> Any:
+        """What a future gives, or the exception that it ended with."""
+        while True:
+            try:
+                error = future.exception(timeout=1)
+                return future.result() if error is None else error
+            except (TimeoutError, asyncio.TimeoutError):
+                if self.client.status != "running":
+                    raise self._lost() from None
+            except concurrent.futures.CancelledError:
+                raise self._lost() from None
 
     def fit(self, plan: Plan, task: Task) -> str | None:
         """Keep only as many workers as the machine's memory holds, by the estimate for one case; a sentence if fewer.
