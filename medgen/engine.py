@@ -254,14 +254,27 @@ def _local(request: Request, cases: int, scratch: Path) -> Iterator[tuple[Client
         number: {"cls": Nanny, "options": {**common, "env": environment}} for number, environment in enumerate(places)
     }
     scheduler = {"cls": Scheduler, "options": {**options, "dashboard": False, "port": 0}}
-    cluster = SpecCluster(workers, scheduler, security=security, silence_logs=logging.CRITICAL)
+    client = None
     try:
-        with Client(cluster, security=security, set_as_default=False, timeout="60 s") as client:
+        cluster = SpecCluster(workers, scheduler, security=security, silence_logs=logging.CRITICAL)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise _not_started(str(error)) from None
+    try:
+        try:
+            client = Client(cluster, security=security, set_as_default=False, timeout="60 s")
             client.wait_for_workers(len(places), timeout=120)
-            yield client, cluster
+        except (OSError, TimeoutError) as error:
+            raise _not_started(str(error) or "two minutes have passed") from None
+        yield client, cluster
     finally:
-        with contextlib.suppress(Exception):  # a worker that has just died is no reason to fail now
-            cluster.close(timeout=10)
+        for one in (client, cluster):
+            with contextlib.suppress(Exception):  # a worker that has just died is no reason to fail now
+                if one is not None:
+                    one.close(timeout=10)
+
+
+def _not_started(why: str) -> SomeFailed:
+    return SomeFailed(f"The workers could not be started ({why}); close other programs or use fewer --workers.")
 
 
 def _places(request: Request, cases: int) -> list[dict[str, str]]:

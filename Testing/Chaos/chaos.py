@@ -44,6 +44,7 @@ class Chaos:
     def __init__(self, folder: Path, cases: int, seconds: float, random: random.Random) -> None:
         self.folder = folder
         self.cases = cases
+        self.seconds = seconds
         self.words = ["--set", f"seconds={seconds}"]
         self.random = random
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ class Chaos:
             "CHAOS": str(folder),  # by which processes left over are found
         }
         self.table = cohort(folder, cases)
-        self.whole = 0.0
+        self.start = 0.0  # seconds until the first cases
         self.expected: dict[str, Any] = {}
 
     def undisturbed(self) -> float:
@@ -64,19 +65,23 @@ class Chaos:
         began = time.monotonic()
         self._ends_well(self.folder / "undisturbed")
         self.expected = contents(self.folder / "undisturbed")
-        self.whole = time.monotonic() - began
+        self.start = time.monotonic() - began - self.cases * self.seconds / 2
         assert len(records(self.folder / "undisturbed")) == self.cases
-        return self.whole
+        return time.monotonic() - began
 
     def round(self, number: int) -> Said:
         """Kill the next victim at a random moment of a new batch, start it again, compare."""
         victim = VICTIMS[number % len(VICTIMS)]
         out = self.folder / f"round{number + 1}"
-        after = self.random.uniform(0.3, 0.95) * self.whole
+        finished_then, delay = self.random.randint(0, self.cases - 3), self.random.uniform(0, 0.3)
         with self._cluster() if victim == "scheduler" else contextlib.nullcontext((None, [])) as (scheduler, others):
             words = [] if scheduler is None else ["--scheduler", scheduler]
+            began = time.monotonic()
             process = self._start(out, words)
-            time.sleep(after)
+            while len(list(out.glob("cases/*"))) < finished_then and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(delay if finished_then else self.random.uniform(0.5, 1) * self.start)
+            after = time.monotonic() - began
             self._kill(victim, process, others)
             process.wait(timeout=90)
             assert process.returncode in (0, 5, -signal.SIGKILL), process.returncode
