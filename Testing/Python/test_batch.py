@@ -19,7 +19,7 @@ import torch
 from backend_tools import ROOT, medgen, volume
 from batch_tools import batch, cohort, contents, leftovers, read, records
 
-from medgen import bundle, engine, ledger, resources
+from medgen import bundle, casework, engine, ledger, resources
 from medgen.bundle import Model
 from medgen.cli import main
 from medgen.errors import UserError
@@ -286,3 +286,20 @@ def _until(true: object, seconds: float = 40.0) -> None:
     while not true():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.02)
+
+
+def test_a_worker_reads_a_model_once(stubs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_folders: list[Path] = []
+    model = Model("stub-bridged-pix2pix", {"mr_to_ct": {"gain": torch.ones(1)}}, {})
+    digest = bundle.save(model, stubs / "model")
+    load = bundle.load
+
+    def counted(folder: Path) -> Model:
+        read_folders.append(folder)
+        return load(folder)
+
+    monkeypatch.setattr(bundle, "load", counted)
+    first, second = (casework._loaded(str(stubs / "model"), digest) for _ in range(2))
+    assert first is second and len(read_folders) == 1
+    with pytest.raises(UserError, match="was changed while the batch ran"):
+        casework._loaded(str(stubs / "model"), "0" * 64)
