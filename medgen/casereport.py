@@ -92,6 +92,11 @@ def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
 
 
+def _moment(time: Any) -> str:
+    """2026-11-27T12:10:00Z as people write it."""
+    return str(time or "").replace("T", " ").replace("Z", " UTC")
+
+
 # --- cases --------------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +114,7 @@ def _row(record: Record, index: int, other: bool) -> Record:
         "log": _sentences(record.get("log")),
         "inputs": [[one["role"], re.split(r"[\\/]", one["file"])[-1]] for one in record.get("inputs", [])],
         "outputs": [[one["role"], f"cases/{record['case']}/{one['file']}"] for one in record.get("outputs", [])],
-        "time": str(record.get("time") or ""),
+        "time": _moment(record.get("time")),
         "host": str(record.get("host") or ""),
     }
 
@@ -174,8 +179,8 @@ def _about(batch: Record) -> str:
     if model:
         digest = str(model.get("digest") or "")[:12]
         lines.append(f"Model <b>{escape(str(model.get('name') or 'without a name'))}</b> ({escape(digest)})")
-    source = [f"{key} {escape(str(batch[key]))}" for key in ("cohort", "started") if batch.get(key)]
-    lines.append("; ".join(source)[:1].upper() + "; ".join(source)[1:])
+    if batch.get("cohort"):
+        lines.append(f"Cohort {escape(str(batch['cohort']))}, started {escape(_moment(batch.get('started')))}")
     paper = str(batch.get("citation") or "").rstrip(".")
     where = str(batch.get("url") or "").partition("://")[
         2

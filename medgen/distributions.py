@@ -25,16 +25,13 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def statistics_of(values: Sequence[float]) -> list[tuple[str, str]]:
-    """(label, text): n, mean, standard deviation (n - 1), least, quartiles, median, greatest of one value or more."""
+    """(label, text) of what describes one value or more; the standard deviation is the sample's (n - 1)."""
     low, middle, high = quartiles(values)
-    deviation = text_of(statistics.stdev(values)) if len(values) > 1 else "–"
+    deviation = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
     return [
-        ("mean", text_of(statistics.fmean(values))),
-        ("sd", deviation),
-        ("median", text_of(middle)),
-        ("quartiles", f"{text_of(low)} – {text_of(high)}"),
-        ("min", text_of(min(values))),
-        ("max", text_of(max(values))),
+        ("mean ± sd", text_of(statistics.fmean(values)) + deviation),
+        ("median [q1, q3]", f"{text_of(middle)} [{text_of(low)}, {text_of(high)}]"),
+        ("min, max", f"{text_of(min(values))}, {text_of(max(values))}"),
         ("n", str(len(values))),
     ]
 
