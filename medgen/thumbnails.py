@@ -327,9 +327,10 @@ def _difference(image: Image, reference: Image, window: tuple[float, float], vie
 def _fill(canvas: Array, mask: Mask, view: _View) -> None:
     labels = view.plane(mask.data)
     colours = {segment.value: segment.colour for segment in mask.segments}
+    gain = 1 / float(view.rows.max() * view.columns.max())  # a voxel that is smaller than a pixel is seen too
     for value in (int(one) for one in torch.unique(labels) if one > 0):
         colour = np.asarray(colours.get(value) or io.colour_of(value), dtype=np.float32)
-        covered = (2 * view.pixels(labels == value)[..., None]).clip(0, 1)  # a voxel smaller than a pixel is seen too
+        covered = (gain * view.pixels(labels == value)[..., None]).clip(0, 1)
         canvas += (colour - canvas) * (_FILL * covered)
 
 
