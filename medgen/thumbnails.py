@@ -39,6 +39,7 @@ _LOWER = np.array([0.25, 0.55, 1.0], dtype=np.float32)
 _QUALITY = 76  # of the JPEG, percent
 _GAP = 2  # pixels between views
 _FILL = 0.45  # opacity of a segment
+_SPECK = 4  # pixels: what covers fewer is drawn a pixel larger all around
 _LOOKED_AT = 80_000  # voxels that a grey window, or a mask's middle, is read off
 
 
@@ -327,11 +328,20 @@ def _difference(image: Image, reference: Image, window: tuple[float, float], vie
 def _fill(canvas: Array, mask: Mask, view: _View) -> None:
     labels = view.plane(mask.data)
     colours = {segment.value: segment.colour for segment in mask.segments}
-    gain = 1 / float(view.rows.max() * view.columns.max())  # a voxel that is smaller than a pixel is seen too
     for value in (int(one) for one in torch.unique(labels) if one > 0):
         colour = np.asarray(colours.get(value) or io.colour_of(value), dtype=np.float32)
-        covered = (gain * view.pixels(labels == value)[..., None]).clip(0, 1)
-        canvas += (colour - canvas) * (_FILL * covered)
+        covered = view.pixels(labels == value)
+        if covered.sum() < _SPECK:
+            covered = _grown(covered > 0)
+        canvas += (colour - canvas) * (_FILL * covered[..., None])
+
+
+def _grown(inside: NDArray[np.bool_]) -> Array:
+    """With the pixels around: a JPEG would lose the colour of a single one."""
+    down, across = inside.shape
+    padded = np.pad(inside, 1)
+    around = [padded[y : y + down, x : x + across] for y in range(3) for x in range(3)]
+    return np.logical_or.reduce(around).astype(np.float32)
 
 
 def _outline(canvas: Array, mask: Mask, view: _View) -> None:

@@ -98,7 +98,7 @@ def failed(out: Path, batch: dict[str, Any], case: str, reason: str, **changes: 
 def thumbnail(folder: Path, seed: int) -> bytes:
     """A thumbnail as a batch makes them, of a noisy body with two organs; about 9 kB."""
     rng = np.random.default_rng(seed)
-    shape = (96, 72, 80)
+    shape = (80, 60, 66)
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     wave = sum(np.sin(rng.uniform(4, 22) * (x * a + y * b + z * c)) for a, b, c in rng.normal(size=(6, 3)))
     body = x**2 + (y / 0.8) ** 2 < 0.8
@@ -107,7 +107,7 @@ def thumbnail(folder: Path, seed: int) -> bytes:
         centre = rng.uniform(-0.35, 0.35, 3)
         labels[((np.stack([x, y, z], -1) - centre) ** 2).sum(-1) < rng.uniform(0.05, 0.16)] = value
     grey = body * (300 + 40 * wave + 60 * labels) + rng.normal(0, 18, shape)
-    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine = np.diag([3.6, 3.6, 3.6, 1.0])
     image = Image(torch.from_numpy(grey[None].astype(np.float32)), affine)
     segments = [Segment(1, "liver", (0.85, 0.45, 0.35)), Segment(2, "kidney", (0.95, 0.8, 0.3))]
     mask = Mask(torch.from_numpy(labels), affine, segments)

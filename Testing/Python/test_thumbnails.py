@@ -264,7 +264,7 @@ def test_a_thumbnail_of_a_usual_volume_is_small_and_takes_less_than_150_ms(tmp_p
                 took.append(time.process_time() - began)
             print(f"{min(took) * 1000:.0f} ms of a processor, {(tmp_path / 'a.jpg').stat().st_size} bytes")
             assert min(took) < 0.15
-            assert 3_000 < (tmp_path / "a.jpg").stat().st_size < 13_000
+            assert (tmp_path / "a.jpg").stat().st_size < 13_000
     finally:
         torch.set_num_threads(threads)
 
