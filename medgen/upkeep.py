@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medgen import casereport, doctor, models, record
+from medgen import doctor, models, record
 from medgen.errors import UserError
 from medgen.speak import emitter
 
@@ -113,6 +113,8 @@ def _doctor(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    from medgen import casereport
+
     emit = _begin(args)
     path = casereport.renew(args.out)
     emit({"event": "report", "path": str(path.resolve())})
