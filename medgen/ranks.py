@@ -9,6 +9,7 @@ Who a process is stands in its environment, which the standard library reads; to
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -223,7 +224,7 @@ def average_gradients(parameters: Iterable[Tensor], buffers: Iterable[Tensor], s
     device = (wanted or averaged)[0].device
     has = torch.tensor([float(one.grad is not None) for one in wanted], device=device)
     sent = [torch.zeros_like(one) if one.grad is None else one.grad for one in wanted] + averaged
-    flat = torch.cat([has, *(one.detach().reshape(-1).float() * share for one in sent)])
+    flat = torch.cat([has, *(one.detach().reshape(-1) * share for one in sent)])
     _sum(flat)
     got, *means = flat.split([len(wanted), *(one.numel() for one in sent)])
     for one, there, value in zip(wanted, got.tolist(), means[: len(wanted)], strict=True):
@@ -258,7 +259,8 @@ def _together(work: Callable[[], Any]) -> None:
     try:
         work()
     except RuntimeError as error:  # torch has no narrower class for a closed connection
+        reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).partition(". ")[0].rstrip(".")
         raise Lost(
-            "A process of this training ended without a word (killed, or crashed in native code); go on from the last "
-            f"checkpoint with --resume. ({str(error).splitlines()[0][:120]})"
+            f"A process of this training ended without a word, as when it is killed ({reason}); go on from the last "
+            "checkpoint with --resume."
         ) from None
