@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medgen.errors import MedGenError, UserError
+from medgen.errors import CANCELLED, MedGenError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,8 @@ def own_device(device: torch.device) -> torch.device:
 def first_to_fail(code: int) -> tuple[bool, int]:
     """Whether this process is the first to fail, so that it says why, and the exit code that all end with.
 
-    torchrun's store keeps the first code. Where it does not answer, everybody speaks: twice is better than never.
+    torchrun's store keeps the first code. Where it is gone, everybody speaks (twice is better than never), but of a
+    cancellation only rank 0.
     """
     if count() == 1:
         return True, code
@@ -90,7 +92,7 @@ def first_to_fail(code: int) -> tuple[bool, int]:
         mine = f"{code} {number()}"
         found = _store().compare_set(_failure_key(), "", mine).decode()
     except Exception:
-        return True, code
+        return first() or code != CANCELLED, code
     return found == mine, int(found.split()[0])
 
 
@@ -112,6 +114,7 @@ def _store() -> Any:
     from torch.distributed import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    socket.create_connection((address, port), timeout=5).close()  # where nobody listens, TCPStore waits, and complains
     return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
 
 

@@ -25,16 +25,10 @@ from medgen.jobs import Run
 
 FREQUENCY = "frequency-mr-to-ct"
 _TIER = ["--tier", "smoke", "--precision", "32", "--device", "cpu", "--seed", "3"]
-# A network without any normalisation, and one optimiser. Adam makes a step of full length of a gradient that is next to
-# nothing, so that rounding shows where nearly all units are at rest; fewer are in this network than in a U-Net.
-_PLAIN = [
-    "base=fc-net",
-    "supervision=plain",
-    "adversarial=false",
-    "updates=8",
-    "validate_every=4",
-    "learning_rate=0.001",
-]
+# A network without any normalisation, which units at rest leave exactly without a gradient: where it is next to nothing,
+# as in deep levels of a normalised U-Net, Adam turns its rounding into a step of full length.
+_NETWORK = ["base=fc-net", "supervision=plain", "adversarial=false"]
+_PLAIN = [*_NETWORK, "updates=8", "validate_every=4", "learning_rate=0.001"]
 # The command line with a checkpoint after every step, and steps that take long enough to be interrupted.
 _SLOWED = """
 import sys, time
@@ -118,7 +112,9 @@ def weights_of(model: Path) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small pairs, one to learn from and one to validate."""
-    return phantoms.write(phantoms.PHANTOMS["head-mr-ct"], 2, 1, tmp_path_factory.mktemp("cohort"))
+    table = phantoms.write(phantoms.PHANTOMS["head-mr-ct"], 2, 1, tmp_path_factory.mktemp("cohort"))
+    table.write_text(table.read_text().replace(",test", ",validation"))
+    return table
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +141,7 @@ def test_losses_gradients_and_statistics_are_those_of_the_whole_batch(tmp_path: 
     eight = toy_ranks.train(tmp_path / "eight", each=8)
     assert together["losses"] == pytest.approx(eight["losses"], rel=1e-12)
     for name, values in eight["weights"].items():
-        torch.testing.assert_close(
-            torch.tensor(together["weights"][name]), torch.tensor(values), rtol=1e-12, atol=1e-12
-        )
+        torch.testing.assert_close(together["weights"][name], values, rtol=1e-12, atol=1e-12)
     assert [text.split()[0] for text in found["fail"]["raised"]] == ["The", "The"]
     assert "diverged" in found["fail"]["raised"][1] and found["fail"]["in all"] == 2.0
 
@@ -182,10 +176,9 @@ def test_two_processes_train_the_model_of_one_with_the_doubled_batch(
     model, _ = two
     assert main(arguments(cohort, tmp_path / "one", 2)) == 0
     assert main(arguments(cohort, tmp_path / "half", 1)) == 0
-    one, both, half = weights_of(tmp_path / "one"), weights_of(model), weights_of(tmp_path / "half")
-    difference, otherwise = (float((one - other).square().mean().sqrt()) for other in (both, half))
-    assert difference < 5e-5, difference
-    assert otherwise > 20 * difference  # the test would see a batch of half the size
+    one, half = weights_of(tmp_path / "one"), weights_of(tmp_path / "half")
+    torch.testing.assert_close(weights_of(model), one, rtol=0, atol=1e-5)
+    assert float((half - one).abs().max()) > 1e-3  # a batch of half the size would be seen
     facts = [bundle.load(folder).facts["validation MAE (HU)"] for folder in (tmp_path / "one", model)]
     assert facts[1] == pytest.approx(facts[0], rel=1e-3)
 
@@ -226,7 +219,7 @@ def test_a_failure_of_the_first_process_is_said_once_and_ends_all(
     errors = [event for event in map(json.loads, said.splitlines()) if event["event"] == "error"]
     assert len(errors) == 1 and errors[0]["code"] == 2 and "exists already" in errors[0]["message"]
     assert err.count("medgen: ") == 1 and "exitcode  : 2" in err
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100
     assert bundle.load(two[0]).slug == FREQUENCY and not two[0].with_name("model.training").exists()
 
 
