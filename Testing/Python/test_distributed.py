@@ -25,8 +25,8 @@ from medgen.jobs import Run
 
 FREQUENCY = "frequency-mr-to-ct"
 _TIER = ["--tier", "smoke", "--precision", "32", "--device", "cpu", "--seed", "3"]
-# A network without any normalisation, which units at rest leave exactly without a gradient: where it is next to nothing,
-# as in deep levels of a normalised U-Net, Adam turns its rounding into a step of full length.
+# A network without any normalisation, where units at rest have no gradient at all: where it is next to nothing, as in
+# deep levels of a normalised U-Net, Adam turns its rounding into a step of full length.
 _NETWORK = ["base=fc-net", "supervision=plain", "adversarial=false"]
 _PLAIN = [*_NETWORK, "updates=8", "validate_every=4", "learning_rate=0.001"]
 # The command line with a checkpoint after every step, and steps that take long enough to be interrupted.
