@@ -210,6 +210,7 @@ def test_a_killed_process_ends_all_and_resuming_gives_the_uninterrupted_model(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_first_process_is_said_once_and_ends_all(
     cohort: Path, two: tuple[Path, list[dict[str, Any]]]
 ) -> None:
