@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgen import __version__, catalog, models, upkeep
+from medgen import __version__, catalog, models, ranks, upkeep
 from medgen.errors import CANCELLED, DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
 from medgen.speak import emitter
 
@@ -50,11 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     speak: Callable[[dict[str, Any]], None] = emitter("json" if _wants_json(arguments) else "none")
     try:
         args = _parser().parse_args(arguments)
+        if ranks.count() > 1 and args.verb not in (_train, _run):
+            raise UserError("Only a training runs in several processes; start this without torchrun.")
         return int(args.verb(args) or DONE)
     except MedGenError as error:
-        speak({"event": "error", "message": str(error), "code": error.exit_code})
-        print(f"medgen: {error}", file=sys.stderr)
-        return error.exit_code
+        return _ended(str(error), error.exit_code, speak)
     except KeyboardInterrupt:
         print("medgen: cancelled.", file=sys.stderr)
         return CANCELLED
@@ -67,9 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         message = (
             f"{error.filename or 'The disk'} cannot be written ({error.strerror}); free space or choose another folder."
         )
-        speak({"event": "error", "message": message, "code": USER_FAULT})
-        print(f"medgen: {message}", file=sys.stderr)
-        return USER_FAULT
+        return _ended(message, USER_FAULT, speak)
     except Exception as error:
         return _our_fault(error, speak)
 
@@ -77,11 +75,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _our_fault(error: BaseException, speak: Callable[[dict[str, Any]], None]) -> int:
     import traceback
 
-    traceback.print_exc()
     message = f"MedGen failed through its own fault ({type(error).__name__}: {error}); please report this with the log."
-    speak({"event": "error", "message": message, "code": OUR_FAULT})
-    print(f"medgen: {message}", file=sys.stderr)
-    return OUR_FAULT
+    return _ended(message, OUR_FAULT, speak, traceback.format_exc())
+
+
+def _ended(message: str, code: int, speak: Callable[[dict[str, Any]], None], details: str = "") -> int:
+    """Say why the run ends, in several processes only once; the exit code."""
+    says, code = ranks.first_to_fail(code)
+    if says:
+        print(details, end="", file=sys.stderr)
+        speak({"event": "error", "message": message, "code": code})
+        print(f"medgen: {message}", file=sys.stderr, flush=True)
+    return code
 
 
 def _wants_json(arguments: list[str]) -> bool:
@@ -196,18 +201,20 @@ def _add_run_options(sub: argparse.ArgumentParser, output: bool = True) -> None:
 
 
 def _make_run(args: argparse.Namespace, folder: Path) -> Run:
-    from medgen.jobs import Run
+    from medgen.jobs import Run, obey_torchrun
 
     run = Run(
         folder,
         device=args.device,
         seed=_seed(args),
         precision=args.precision,
-        resume=getattr(args, "resume", False),
+        resume=getattr(args, "resume", False) or ranks.restarted(),
         previews=args.previews,
         emit=emitter(args.progress),
     )
     _obey(run, args)
+    if ranks.count() > 1:
+        obey_torchrun(run)
     return run
 
 
@@ -370,16 +377,19 @@ def _operate(
     args: argparse.Namespace, method: Method, operation: Operation, model: Model | None, cohort: Path | None = None
 ) -> None:
     from medgen import execute
+    from medgen.method import Kind
 
     config = _config(operation, args)
     files = _files(args)
     cases = [files] if operation.scope != "set" else _one_case_a_file(files)
     keeps = operation.scope in ("collection", "nothing")
+    if ranks.count() > 1 and not any(role.kind is Kind.MODEL for role in operation.outputs):
+        raise UserError(f"“{operation.name}” is not a training, and runs in one process; start it without torchrun.")
     with tempfile.TemporaryDirectory(prefix="medgen-", ignore_cleanup_errors=True) as scratch:
         output = args.output.resolve()
         folder = output.with_name(output.name + ".training") if keeps else Path(scratch)
         run = _make_run(args, folder)
-        if keeps:
+        if keeps and ranks.first():
             _remember(run, method, operation, config, cohort, args.overwrite)
         try:
             written = execute.perform(
@@ -394,9 +404,11 @@ def _operate(
                 overwrite=args.overwrite,
             )
         except BaseException:
-            if keeps and not (folder / CHECKPOINT).exists():  # nothing worth resuming
+            if keeps and ranks.first() and not (folder / CHECKPOINT).exists():  # nothing worth resuming
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+        if not ranks.first():
+            return
         if keeps:
             shutil.rmtree(folder, ignore_errors=True)
         _say_done(run, written, args)
@@ -423,10 +435,11 @@ def _remember(
         "seed": run.seed,
         "cohort": None if cohort is None else str(cohort.resolve()),
         "data": None if cohort is None else _fingerprint(cohort, operation),
+        "number of processes": ranks.count(),
     }
     file = run.folder / "job.json"
     if run.resume and file.exists():
-        before = json.loads(file.read_text("utf-8"))
+        before = {"number of processes": 1, **json.loads(file.read_text("utf-8"))}
         changed = [key for key in job if before.get(key) != job[key]]
         if changed:
             raise UserError(

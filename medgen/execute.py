@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import __version__, bundle, cohort, io, modelfacts, prepare, trained_on
+from medgen import __version__, bundle, cohort, io, modelfacts, prepare, ranks, trained_on
 from medgen.bundle import Model
 from medgen.case import Case, Cohort
 from medgen.errors import UserError
@@ -49,13 +49,14 @@ def perform(
     files: one dictionary of role -> paths for scope "case", several for "set". collection: a cohort CSV or
     collection.json for scope "collection". out: a folder, or a file name where one role comes out. look: shown a case
     and its result, both on canonical axes, before anything is written.
-    Raises UserError when the input is at fault; then nothing has been written.
+    Raises UserError when the input is at fault; then nothing has been written. Of several processes that train
+    together the first measures and writes; the others wait for it and give nothing.
     """
     if operation.needs_model and model is None:
         raise UserError(
             f"“{operation.name}” needs a trained model; name one, or train one with medgen train {method.slug}."
         )
-    targets = Targets(operation, out, overwrite)
+    targets = Targets(operation, out, overwrite) if ranks.first() else None
     began = time.time()
     torch.manual_seed(run.seed)
     given: Any = None
@@ -76,6 +77,9 @@ def perform(
     rescue = Rescue(operation, config, run, model)
     with trained_on.watched() as watch:
         result = rescue.perform(lambda config: method.perform(operation, given, config, run, model))
+    if targets is None:
+        ranks.leave()
+        return []
     for role in operation.outputs:
         if role.kind is Kind.MODEL and role.name in result:
             result[role.name].trained_on = watch.summary()
@@ -88,7 +92,9 @@ def perform(
     record = provenance(method, operation, rescue.config, run, used, model, time.time() - began)
     if rescue.changes:
         record["changed_for_memory"] = rescue.changes
-    return targets.write(result, record, run)
+    written = targets.write(result, record, run)
+    ranks.leave()
+    return written
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ import contextlib
 import json
 import os
 import queue
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgen import ranks
 from medgen.errors import CANCELLED, DONE, OUR_FAULT, Cancelled, UserError
 
 if TYPE_CHECKING:
@@ -62,10 +65,10 @@ class Run:
         self.folder = folder
         self.seed = seed
         self.resume = resume
-        self.device = choose_device(device)
+        self.device = ranks.own_device(choose_device(device))
         self.precision = choose_precision(precision, self.device)
-        self.emit = emit
-        self._previews = previews
+        self.emit: Callable[[Event], None] = emit if ranks.first() else lambda event: None
+        self._previews = previews if ranks.first() else None
         self._next_preview = 0.0
         self._previews_made = 0
         self._cancelled = threading.Event()
@@ -83,6 +86,10 @@ class Run:
     def progress(self, done: int, total: int, stage: str, seconds_left: float | None = None) -> None:
         """Say how far a stage is; time left is extrapolated from the stage's own pace unless given."""
         self.check_cancelled()
+        self.tell_progress(done, total, stage, seconds_left)
+
+    def tell_progress(self, done: int, total: int, stage: str, seconds_left: float | None = None) -> None:
+        """`progress` that does not obey a cancellation."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._began, self._first_done, self._last = stage, now, done, 0.0
@@ -149,9 +156,14 @@ class Run:
         """Ask the run to stop at its next step (any thread)."""
         self._cancelled.set()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return self._cancelled.is_set()
+
     def check_cancelled(self) -> None:
         """Raise `Cancelled` once somebody has asked to stop."""
-        if self._cancelled.is_set():
+        if self.cancelled:
             raise Cancelled("The run was cancelled.")
 
 
@@ -196,6 +208,34 @@ def obey_parent(run: Run | Batch) -> None:
         os._exit(CANCELLED)
 
     threading.Thread(target=listen, daemon=True, name="medgen-parent").start()
+
+
+def obey_torchrun(run: Run) -> None:
+    """Follow the signals that torchrun sends, and its end: the run stops at its next step, with the other processes. A
+    process that waits in vain for one that is gone ends itself: at once where another one has said why (but for rank 0,
+    which may be writing), else after 20 s.
+
+    Call it after the signals' handlers are set. A signal wakes the thread even while torch waits in native code, which
+    keeps Python's own handlers from being called.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
+    parent = os.getppid()
+
+    def watch() -> None:
+        with reader, writer:
+            while not select.select([reader], [], [], 1.0)[0] and os.getppid() == parent:
+                pass
+            run.cancel()
+            for _ in range(40):
+                time.sleep(0.5)
+                code = None if ranks.first() else ranks.failure()
+                if code not in (None, CANCELLED):
+                    os._exit(code or OUR_FAULT)
+            os._exit(CANCELLED)
+
+    threading.Thread(target=watch, daemon=True, name="medgen-torchrun").start()
 
 
 # --- the parent's side --------------------------------------------------------------------------------------------

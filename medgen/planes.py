@@ -22,6 +22,7 @@ from medgen.jobs import Run
 from medgen.tiles import tiled
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+Sample = tuple[Tensor, Tensor, Tensor]  # inputs (channels, ...), classes (...) and weights (...) of the pixels
 
 _SHOWN_WEIGHT = 0.1  # of a pixel whose own plane the interpolation shows: its answer is given away
 _FAR = -2  # owner of a voxel that is background only because it is far from everything drawn
@@ -303,37 +304,55 @@ class PlaneSampler:
 
     def batch(self, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (N, channels, ...), classes (N, ...) int64 with `UNANNOTATED`, and weights (N, ...) of the pixels."""
-        samples = [self._sample(generator) for _ in range(samples_a_batch(self.settings))]
-        inputs, classes, weights = zip(*samples, strict=True)
-        return torch.stack(inputs), torch.stack(classes), torch.stack(weights)
+        return stacked([make() for make in self.draw(samples_a_batch(self.settings), generator)])
 
-    def _sample(self, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, count: int, generator: np.random.Generator) -> list[Callable[[], Sample]]:
+        """All random numbers of so many samples; a function for each that makes it: what takes the time."""
+        return [self._draw(generator) for _ in range(count)]
+
+    def _draw(self, generator: np.random.Generator) -> Callable[[], Sample]:
         number, frame = self._choose(generator)
         volume = self.volumes[number]
-        index = volume.index(self._points(frame, volume.grid.spacing, generator))
+        points = self._points(frame, volume.grid.spacing, generator)
         variant = int(generator.integers(len(volume.hidden)))
-        inputs = volume.inputs(index, self.helpers, variant)
         images = volume.image.shape[0] * (1 if self.helpers.focus is None else 2)
-        inputs[:images] = self._augment(inputs[:images], generator)
-        labels, owner = sample_nearest(self._targets[number], index, fill=UNANNOTATED).long()
-        weights = torch.ones(labels.shape)
-        if volume.distances:
-            hidden = torch.tensor(sorted(volume.hidden[variant]), dtype=torch.int64)
-            weights = torch.where(torch.isin(owner, hidden), 1.0, _SHOWN_WEIGHT)
-        weights[owner == _FAR] = self.settings.far_background
-        weights[labels == UNANNOTATED] = 0.0
-        return inputs, self._lookup[labels], weights
+        change = self._augmentation((images, *points.shape[:-1]), generator)
 
-    def _augment(self, image: Tensor, generator: np.random.Generator) -> Tensor:
-        """Brightness, contrast, gamma and noise of scaled intensities."""
+        def make() -> Sample:
+            index = volume.index(points)
+            inputs = volume.inputs(index, self.helpers, variant)
+            inputs[:images] = change(inputs[:images])
+            labels, owner = sample_nearest(self._targets[number], index, fill=UNANNOTATED).long()
+            weights = torch.ones(labels.shape)
+            if volume.distances:
+                hidden = torch.tensor(sorted(volume.hidden[variant]), dtype=torch.int64)
+                weights = torch.where(torch.isin(owner, hidden), 1.0, _SHOWN_WEIGHT)
+            weights[owner == _FAR] = self.settings.far_background
+            weights[labels == UNANNOTATED] = 0.0
+            return inputs, self._lookup[labels], weights
+
+        return make
+
+    def _augmentation(self, shape: tuple[int, ...], generator: np.random.Generator) -> Callable[[Tensor], Tensor]:
+        """Random brightness, contrast, gamma and noise for scaled intensities of a shape."""
         settings = self.settings
         brightness = generator.uniform(-settings.brightness, settings.brightness)
         contrast = 1 + generator.uniform(-settings.contrast, settings.contrast)
         gamma = float(np.exp(generator.uniform(-settings.gamma, settings.gamma)))
         deviation = generator.uniform(0, settings.noise)
-        unit = ((image + 2) / 4).clamp(0, 1) ** gamma
-        noise = torch.from_numpy(generator.standard_normal(image.shape, dtype=np.float32))
-        return (unit * 4 - 2) * contrast + brightness + deviation * noise
+        noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+        def change(image: Tensor) -> Tensor:
+            unit = ((image + 2) / 4).clamp(0, 1) ** gamma
+            return (unit * 4 - 2) * contrast + brightness + deviation * noise
+
+        return change
+
+
+def stacked(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples' inputs, classes and weights as batches."""
+    inputs, classes, weights = zip(*samples, strict=True)
+    return torch.stack(inputs), torch.stack(classes), torch.stack(weights)
 
 
 # --- prediction planes

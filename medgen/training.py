@@ -10,25 +10,34 @@ Each part is anything with `state_dict()` and `load_state_dict()`: networks, opt
 assignments, random generators (`Randomness`), a best-so-far (`Best`). A run that is stopped at any moment and started
 again with `resume` gives the same parts as one that was never stopped, because a checkpoint holds every part and the
 global random state at the end of a step, and a stage goes on with the step after it.
+
+Several processes (`torchrun`; `medgen.ranks`, docs/several-gpus.md) train one model as one process would with a batch
+as large as theirs together: `batch` or `part` gives each its share of the same samples, and `step` averages losses and
+gradients over the processes. The networks stay plain modules, and one message an update holds all gradients; wrapped in
+DistributedDataParallel, a method could not take turns with several networks and optimisers, leave weights without a
+gradient, and hold averages and state dicts, all as in one process. What one process can do for all (validation) goes
+through `alone`. Checkpoints are written by rank 0. The learning rate stays as configured.
 """
 
 from __future__ import annotations
 
-import logging
+import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medgen import ranks
 from medgen.errors import Cancelled, UserError
 from medgen.jobs import Run
 
 CHECKPOINT = "checkpoint.pt"
+Result = TypeVar("Result")
 
 
 class Stateful(Protocol):
@@ -136,20 +145,21 @@ class Training:
     """One training run over named parts; see the module's docstring."""
 
     def __init__(self, run: Run, parts: dict[str, Stateful], *, checkpoint_seconds: float = 60.0) -> None:
-        from lightning_fabric import Fabric
-
         self.run = run
         self.parts = parts
         self._seconds = checkpoint_seconds
         self._finished: dict[str, int] = {}
-        precision = "bf16-mixed" if run.precision == "bf16" else "32-true"
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on the terminal
-        self._fabric = Fabric(accelerator=run.device.type, devices=1, precision=precision)  # type: ignore[arg-type]
+        self._fabric = ranks.fabric(run.device, run.precision)
         for part in parts.values():
             if isinstance(part, nn.Module):
                 part.to(run.device)
-        if run.resume:
+        if run.resume or self.processes > 1:
             self._load()
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together; an update sees as many batches."""
+        return ranks.count()
 
     @property
     def path(self) -> Any:
@@ -160,17 +170,51 @@ class Training:
         """The run's precision for a forward pass."""
         return self._fabric.autocast()
 
-    def step(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> float:
-        """Back-propagate, update and clear the gradients; the loss as a number.
+    def batch(self, size: int, draw: Callable[[int], Sequence[Callable[[], Result]]]) -> list[Result]:
+        """This process's samples of the next update, `size` of them.
 
+        draw: draws the random numbers of so many samples, and gives for each a function that makes it. It is called
+        alike in all processes, for the samples of all, so that their random states stay in step; each then makes its
+        own, which lie side by side in the order of ranks.
+        """
+        made = draw(size * self.processes)
+        return [make() for make in made[ranks.number() * size : (ranks.number() + 1) * size]]
+
+    def part(self, total: int) -> tuple[slice, int]:
+        """Which of `total` samples, made alike in all processes, are this one's, and what its loss weighs in `step`.
+
+        A process for which none is left takes the first, with weight 0: it still has to take part in the update.
+        """
+        begin, end = (total * number // self.processes for number in (ranks.number(), ranks.number() + 1))
+        return (slice(begin, end), end - begin) if end > begin else (slice(0, 1), 0)
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """(n, ...) of this process -> (processes x n, ...) of all, for losses that couple a batch's samples.
+
+        A loss of what this gives, the same in all processes, is that of the whole batch, and so is its gradient after
+        `step` with equal weights. In one process the values themselves.
+        """
+        return ranks.gathered(values)
+
+    def alone(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives in rank 0, for all processes: numbers, strings, lists of them. The others wait."""
+        return ranks.from_first(work)
+
+    def step(self, loss: Tensor, *optimisers: torch.optim.Optimizer, weight: float = 1.0) -> float:
+        """Back-propagate, update and clear the gradients; the loss as a number, a mean over all processes.
+
+        weight: how many samples, pixels … this process's loss is the mean of, where the processes may differ.
         Raises UserError when the loss is not a finite number: going on would only spoil the model.
         """
-        value = float(loss.detach())
+        value, share = ranks.mean(float(loss.detach()), weight)
         if not np.isfinite(value):
             raise UserError(
                 "The training diverged (its loss is not a finite number); lower the learning rate or check the images."
             )
         self._fabric.backward(loss)
+        learnt = [one for optimiser in optimisers for group in optimiser.param_groups for one in group["params"]]
+        networks = [part for part in self.parts.values() if isinstance(part, nn.Module)]
+        ranks.average_gradients(learnt, [one for network in networks for one in network.buffers()], share)
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -185,32 +229,27 @@ class Training:
         first = self._finished.get(name, 0)
         saved = time.monotonic()
         for step in range(first, steps):
-            try:
-                self.run.progress(step, steps, name)
-            except Cancelled:
+            if ranks.any_of(self.run.cancelled):
                 self.save()
-                raise Cancelled("The run was cancelled; it goes on where it stood with --resume.") from None
+                raise Cancelled("The run was cancelled; it goes on where it stood with --resume.")
+            self.run.tell_progress(step, steps, name)
             yield step
             self._finished[name] = step + 1
             if time.monotonic() - saved > self._seconds:
                 self.save()
                 saved = time.monotonic()
         if first < steps:
-            self.run.progress(steps, steps, name)
+            self.run.tell_progress(steps, steps, name)
             self.save()
 
     def save(self) -> None:
-        """Write every part and the global random state, whole or not at all."""
+        """Write every part and the global random state, whole or not at all; rank 0 does it for all."""
+        if not ranks.first():
+            return
         self.run.folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "finished": dict(self._finished),
-            "random": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if self.run.device.type == "cuda" else [],
-        }
         partial = self.path.with_suffix(".partial")
         try:
-            torch.save(state, partial)
+            torch.save(self._state(), partial)
             os.replace(partial, self.path)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
@@ -218,12 +257,25 @@ class Training:
                 f"Checkpoint {self.path} cannot be written ({error}); free some disk space and resume."
             ) from None
 
+    def _state(self) -> dict[str, Any]:
+        return {
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "finished": dict(self._finished),
+            "random": torch.get_rng_state(),
+            "cuda": [torch.cuda.get_rng_state(self.run.device)] if self.run.device.type == "cuda" else [],
+        }
+
     def _load(self) -> None:
-        if not self.path.exists():
+        """Take every part and the random states from the checkpoint; several processes take them from rank 0, which
+        has read it or, in a new run, as they stand there."""
+        resumes = ranks.from_first(lambda: self.run.resume and self.path.exists())
+        if self.run.resume and not resumes:
             self.run.log("There is no checkpoint to resume from; training starts from the beginning.")
+        if not resumes and self.processes == 1:
             return
+        source = self.path if self.processes == 1 else io.BytesIO(ranks.from_first(lambda: self._sent(resumes)))
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = torch.load(source, map_location="cpu", weights_only=True)
             for name, part in self.parts.items():
                 part.load_state_dict(state["parts"][name])
         except Exception as error:
@@ -232,6 +284,16 @@ class Training:
             ) from None
         self._finished = dict(state["finished"])
         torch.set_rng_state(state["random"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
-        self.run.log(f"Resumed: {', '.join(f'{stage} at step {step}' for stage, step in self._finished.items())}.")
+        if state["cuda"] and self.run.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"][0], self.run.device)
+        if resumes:
+            stood = ", ".join(f"{stage} at step {step}" for stage, step in self._finished.items())
+            self.run.log(f"Resumed: {stood}.")
+
+    def _sent(self, resumes: bool) -> bytes:
+        """What rank 0 sends to all: the checkpoint's bytes, or those that one would have now."""
+        if resumes:
+            return bytes(self.path.read_bytes())
+        buffer = io.BytesIO()
+        torch.save(self._state(), buffer)
+        return buffer.getvalue()

@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -291,9 +290,10 @@ class Fit:
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random, self.best, self.patience = Randomness(run.seed), Best(), Patience(config.patience)
         self.average = EMA(self.network, config.ema)
-        self.updates = math.ceil(config.slices / config.batch_size)  # of each transform
         parts = {"unet": self.network, "adam": self.adam, "random": self.random, "average": self.average}
         self.training = Training(run, {**parts, "best": self.best, "patience": self.patience})
+        self.at_once = config.batch_size * self.training.processes  # slices an update
+        self.updates = math.ceil(config.slices / self.at_once)  # of each transform
         crop = validation.volume.crop(validation.centre, config.patch)
         mask = Volume(validation.mask, validation.volume.affine, 0.0).crop(validation.centre, config.patch)
         stride = config.validation_stride
@@ -311,35 +311,43 @@ class Fit:
                 group["lr"] = learning_rate_at(transform, self.config)
             # A ninth of the training so far: a mean over more would still hold the weights that it started from.
             self.average.decay = min(self.config.ema, (1 + transform * self.updates) / (10 + transform * self.updates))
-            losses = [self._update(*pair) for pair in self._batches(slices, masks)]
+            losses = [
+                self._update(slices[start : start + self.at_once], masks[start : start + self.at_once])
+                for start in range(0, len(slices), self.at_once)
+            ]
             self.run.metric("loss", float(np.mean(losses)), transform)
             if (transform + 1) % self.config.validate_every == 0 or transform + 1 == self.config.transforms:
                 self._validate(transform + 1)
 
-    def _batches(self, slices: Tensor, masks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        size = self.config.batch_size
-        for start in range(0, len(slices), size):
-            pair = slices[start : start + size], masks[start : start + size]
-            yield tuple(part.to(self.run.device).contiguous(memory_format=torch.channels_last) for part in pair)  # type: ignore[misc]
+    def _on_device(self, slices: Tensor) -> Tensor:
+        return slices.to(self.run.device).contiguous(memory_format=torch.channels_last)
 
     def _update(self, slices: Tensor, masks: Tensor) -> float:
+        """One gradient update on this process's part of the slices; the loss on all of them."""
+        part, weight = self.training.part(len(slices))
         self.network.train()
+        slices, masks = self._on_device(slices[part]), self._on_device(masks[part])
         with self.training.autocast():
             logits = self.network(slices)
         loss = F.binary_cross_entropy_with_logits(logits.float(), masks)
-        value = self.training.step(loss, self.adam)
+        value = self.training.step(loss, self.adam, weight=weight)
         self.average.update(self.network)
         return value
 
     @torch.no_grad()
-    def _validate(self, transform: int) -> None:
+    def _validation_loss(self) -> float:
         """BCE over the three orthogonal sets of slices of the validation volume, by the mean of the weights."""
-        total = 0.0
-        for slices, masks in self._batches(self.shown, self.drawn.float()):
+        total, size = 0.0, self.config.batch_size
+        for start in range(0, len(self.shown), size):
+            slices, masks = self.shown[start : start + size], self.drawn[start : start + size].float()
             with self.training.autocast():
-                logits = self.average.network(slices)
-            total += float(F.binary_cross_entropy_with_logits(logits.float(), masks, reduction="sum"))
-        loss = total / self.drawn.numel()
+                logits = self.average.network(self._on_device(slices))
+            total += float(F.binary_cross_entropy_with_logits(logits.float(), self._on_device(masks), reduction="sum"))
+        return total / self.drawn.numel()
+
+    def _validate(self, transform: int) -> None:
+        """Look at the validation volume, note whether its loss still falls, and keep the best network."""
+        loss = self.training.alone(self._validation_loss)
         self.run.metric("validation_loss", loss, transform)
         self.patience.note(self.best.offer(-loss, transform, self.average.network))
         self.run.preview("structure", self._seen, transform, files=self.files, measure={"validation loss": loss})

@@ -28,6 +28,10 @@ Beyond the paper, for learning from one volume and segmenting that same volume (
 - far background: voxels farther outside the interpolated contours than the mean gap between planes count, little, as
   background, because nobody draws slices where there is nothing to see;
 - the held-out planes are trained on too, in a second stage, once w is chosen.
+
+Several processes (docs/several-gpus.md) share the planes of an update out, and the loss counts every annotated pixel as
+in one process; but batch normalisation sees each process's own planes, so that the model comes out slightly otherwise
+than from one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -75,6 +79,7 @@ from medgen.planes import (
     orientation_matrices,
     output_channels,
     samples_a_batch,
+    stacked,
 )
 from medgen.training import EMA, Best, Randomness, Training
 
@@ -342,13 +347,17 @@ class Fit:
     def _update(self, step: int, sampler: PlaneSampler) -> None:
         """One gradient update."""
         self.network.train()
-        inputs, classes, weights = (part.to(self.run.device) for part in sampler.batch(self.random.numpy))
+        samples = self.training.batch(
+            samples_a_batch(self.config), lambda count: sampler.draw(count, self.random.numpy)
+        )
+        inputs, classes, weights = (part.to(self.run.device) for part in stacked(samples))
         layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
         for group in self.adam.param_groups:
             group["lr"] = learning_rate_at(step, self.config)
         with self.training.autocast():
             logits = logits_of(self.network, inputs.contiguous(memory_format=layout), self.prior, len(self.structures))
-        loss = self.training.step(masked_cross_entropy(logits, classes, weights), self.adam)
+        value, weight = masked_cross_entropy(logits, classes, weights), float(weights.sum())
+        loss = self.training.step(value, self.adam, weight=weight)
         if self.average:
             self.average.decay = min(self.config.ema, (1 + step) / (10 + step))
             self.average.update(self.network)
@@ -358,17 +367,21 @@ class Fit:
     def _validate(self, step: int) -> None:
         """Dice on the held-out planes: keeps the best network, and chooses the interpolation's weight."""
         weights = _WEIGHTS if self.helpers.interpolation else (0.0,)
+        mean = self.training.alone(lambda: self._mean_scores(weights))
+        chosen = int(np.argmax(mean))
+        self.run.metric("held_out_dice", mean[chosen], step)
+        if self.best.offer(mean[chosen], step, self.result):
+            self.chosen.weight = weights[chosen]
+            self.chosen.held_out = {f"weight {w:g}": round(m, 4) for w, m in zip(weights, mean, strict=True)}
+
+    def _mean_scores(self, weights: tuple[float, ...]) -> list[float]:
+        """Held-out Dice, the mean over volumes, for each weight of the interpolation."""
         scores = []
         for number, volume in enumerate(self.volumes):
             planes = sorted(plane for other, plane in self.held_out if other == number)
             if planes:
                 scores.append(self._scores(volume, planes, weights))
-        mean = np.mean(scores, axis=0)
-        chosen = int(np.argmax(mean))
-        self.run.metric("held_out_dice", float(mean[chosen]), step)
-        if self.best.offer(float(mean[chosen]), step, self.result):
-            self.chosen.weight = weights[chosen]
-            self.chosen.held_out = {f"weight {w:g}": round(float(m), 4) for w, m in zip(weights, mean, strict=True)}
+        return [float(value) for value in np.mean(scores, axis=0)]
 
     def _show(self, step: int) -> None:
         """A preview of the first volume with held-out planes, now and then: validation alone is too seldom to watch."""

@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -383,7 +384,11 @@ class Pair:
         return cls(stack, outside, float((dark if dark.numel() else ct).median()), affine, case.files)
 
     def crop(self, side: int, config: TrainConfig, generator: np.random.Generator) -> Tensor:
-        """A random (3, side, side, side) piece, turned about the z axis by chance.
+        """A random (3, side, side, side) piece, turned about the z axis by chance; see `draw_crop`."""
+        return self.draw_crop(side, config, generator)()
+
+    def draw_crop(self, side: int, config: TrainConfig, generator: np.random.Generator) -> Callable[[], Tensor]:
+        """The random numbers of a piece; a function that cuts it.
 
         Its centre is a random voxel, moved as far as the piece must be to lie inside: so a volume's ends are learnt as
         often as they are met by the windows of a synthesis, half of which, or more, end there.
@@ -395,10 +400,14 @@ class Pair:
             first.append(min(max(start, 0), size - side) if size > side else -((side - size) // 2))
         angle = np.deg2rad(generator.uniform(-config.rotation, config.rotation))
         if generator.random() >= config.rotation_share or angle == 0:
-            return self._piece(first, side)
+            return partial(self._piece, first, side)
+        return partial(self._turned, first, side, float(angle))
+
+    def _turned(self, first: list[int], side: int, angle: float) -> Tensor:
+        """(3, side, side, side) from voxel `first` on, turned about the volume's z axis by an angle (radian)."""
         axes = [torch.arange(side, dtype=torch.float32) + start for start in first]
         i, j, k = torch.meshgrid(*axes, indexing="ij")
-        centre_i, centre_j = ((size - 1) / 2 for size in shape[:2])
+        centre_i, centre_j = ((size - 1) / 2 for size in self.stack.shape[1:3])
         cosine, sine = float(np.cos(angle)), float(np.sin(angle))
         turned_i = centre_i + cosine * (i - centre_i) - sine * (j - centre_j)
         turned_j = centre_j + sine * (i - centre_i) + cosine * (j - centre_j)
@@ -512,10 +521,17 @@ class Fit:
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """MR, CT and the CT's high frequencies, (batch, 1, crop, crop, crop) each, on the device."""
-        chosen = self.random.numpy.integers(0, len(self.pairs), self.config.batch_size)
-        crops = [self.pairs[number].crop(self.config.crop, self.config, self.random.numpy) for number in chosen]
+        crops = self.training.batch(self.config.batch_size, self._draw)
         mr, ct, low = torch.stack(crops).to(self.run.device).split(1, dim=1)
         return mr.contiguous(memory_format=torch.channels_last_3d), ct, ct - low
+
+    def _draw(self, count: int) -> list[Callable[[], Tensor]]:
+        chosen = self.random.numpy.integers(0, len(self.pairs), count)
+        return [self.pairs[number].draw_crop(self.config.crop, self.config, self.random.numpy) for number in chosen]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """The discriminator's judgement of an update's images, those of all processes: its loss compares means."""
+        return self.training.gathered(self.discriminator(images))
 
     def _update(self, step: int, *, adversarial: bool) -> None:
         """One update of the generator, and before it, with a discriminator, one of that on the same crops."""
@@ -535,7 +551,7 @@ class Fit:
             judged = self._judge(real, fake.detach())
             self.discriminator.requires_grad_(False)
             with self.training.autocast():  # a new block: autocast keeps the cast weights of the one before
-                generated = generator_loss(self.discriminator(real), self.discriminator(fake))
+                generated = generator_loss(self._logits(real), self._logits(fake))
             self.discriminator.requires_grad_(True)
             loss = loss + self.config.adversarial_weight * generated
         value = self.training.step(loss, self.adam)
@@ -547,13 +563,19 @@ class Fit:
     def _judge(self, real: Tensor, fake: Tensor) -> float:
         """One update of the discriminator; its loss."""
         with self.training.autocast():
-            loss = discriminator_loss(self.discriminator(real), self.discriminator(fake))
+            loss = discriminator_loss(self._logits(real), self._logits(fake))
         return self.training.step(loss, self.judge_adam)
 
     def _look(self, step: int, *, choose: bool) -> None:
         """MAE on the validation pairs now and then and at the end; keeps the best network of the last stage."""
         if not self.validation or (step % self.config.validate_every and step != self.config.updates):
             return
+        mean = self.training.alone(lambda: self._validation_error(step))
+        if choose:
+            self.best.offer(-mean, step, self.network)
+
+    def _validation_error(self, step: int) -> float:
+        """MAE (HU) on the validation pairs; tells of it and shows the first."""
         errors, all_found = [], []
         for pair in self.validation:
             found = predict(
@@ -571,8 +593,7 @@ class Fit:
             files=shown.files,
             measure={"validation MAE (HU)": mean},
         )
-        if choose:
-            self.best.offer(-mean, step, self.network)
+        return mean
 
 
 def fit_pairs(
