@@ -43,7 +43,7 @@ def renew(out: Path) -> Path:
 def write(out: Path) -> Path:
     """Write OUT/report.html whole; its path. UserError where `out` is not a batch's folder or cannot be written to."""
     batch = ledger.read_batch(out)
-    recipe = ledger.recipe(batch)
+    recipe = str(batch["recipe"])
     failures: list[Record] = []
     rows: list[Record] = []
     pictures: list[tuple[str, str]] = []
@@ -228,18 +228,13 @@ def _failures(failures: list[Record], failed: int) -> str:
         return ""
     rows = "".join(
         f'<tr><td class="name">{escape(str(one["case"]))}</td>'
-        f'<td class="name">{escape(str(one.get("reason", "")))}</td><td class="quiet">{_tries(one)}</td></tr>'
+        f'<td class="name">{escape(str(one.get("reason", "")))}</td></tr>'
         for one in failures
     )
-    table = f"<table><thead><tr><th>Case</th><th>Why</th><th>Tries</th></tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<table><thead><tr><th>Case</th><th>Why</th></tr></thead><tbody>{rows}</tbody></table>"
     more = f"<p>And {failed - len(failures)} more; failures.csv has all of them.</p>" if failed > len(failures) else ""
     panel = f'<div class="panel" tabindex="0" role="region" aria-labelledby="failures-title">{table}</div>'
     return _section("failures", "Failures", str(failed), panel + more)
-
-
-def _tries(record: Record) -> str:
-    attempts = record.get("attempts")
-    return str(attempts) if isinstance(attempts, int) else "1"
 
 
 def _measures(measures: list[str], rows: list[Record]) -> str:
