@@ -43,7 +43,7 @@ def renew(out: Path) -> Path:
 def write(out: Path) -> Path:
     """Write OUT/report.html whole; its path. UserError where `out` is not a batch's folder or cannot be written to."""
     batch = ledger.read_batch(out)
-    recipe = batch["recipe"]
+    recipe = str(batch["recipe"])
     failures: list[Record] = []
     rows: list[Record] = []
     pictures: list[tuple[str, str]] = []

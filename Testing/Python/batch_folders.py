@@ -42,7 +42,7 @@ def start(out: Path, cases: int, **changes: Any) -> dict[str, Any]:
         "cases": cases,
         "medgen": "1.0.0",
         "started": "2026-11-27T12:00:00Z",
-        "recipe": "5e" * 32,
+        "recipe": "5ab1" * 16,
         **changes,
     }
     ledger.write_json(batch, out / "batch.json")
