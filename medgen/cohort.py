@@ -1,7 +1,8 @@
 """Tables of cases. A cohort is a CSV whose columns are role names plus the reserved ones below; a collection is several
 named pools of such rows, either one plain CSV (one pool) or a `collection.json`: {"pools": {"NAME": "FILE.csv", …}}.
 
-Paths in a CSV are relative to it; a role that takes many files separates them by `;` (or lists them as JSON).
+Paths in a CSV are relative to it; a role that takes many files separates them by `;` (or lists them as JSON). One
+of the DICOM series of a folder is FOLDER#SERIES_UID.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen import tables
+from medgen import dicom, tables
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool, Role
 from medgen.splits import SPLITS
@@ -132,7 +133,7 @@ def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: P
         parts = _parts(text, label) if role.many else [text]
         files[name] = [str((path.parent / part.strip()).resolve()) for part in parts if part.strip()]
         for file in files[name]:
-            if not Path(file).exists():
+            if not dicom.exists(file):
                 raise UserError(f"{label}: {file} (column “{name}”) does not exist; correct the path.")
     for column in pool.needs:
         if not cells.get(column):

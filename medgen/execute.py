@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import __version__, bundle, cohort, io, modelfacts, prepare, trained_on
+from medgen import __version__, bundle, cohort, dicom, io, modelfacts, prepare, privacy, trained_on
 from medgen.bundle import Model
 from medgen.case import Case, Cohort
 from medgen.errors import UserError
@@ -41,11 +41,13 @@ def perform(
     collection: Path | None = None,
     model: Model | None = None,
     overwrite: bool = False,
+    patient_names: bool = False,
 ) -> list[tuple[str, Path]]:
     """Run an operation and write what it gives; (role, path) of every output.
 
     files: one dictionary of role -> paths for scope "case", several for "set". collection: a cohort CSV or
     collection.json for scope "collection". out: a folder, or a file name where one role comes out.
+    patient_names: call DICOM inputs after the patient in the record.
     Raises UserError when the input is at fault; then nothing has been written.
     """
     if operation.needs_model and model is None:
@@ -81,7 +83,7 @@ def perform(
     if operation.scope == "collection":
         modelfacts.complete(result, method, operation, given, config, run, measure_rows, summary)
     run.check_cancelled()
-    record = provenance(method, operation, rescue.config, run, used, model, time.time() - began)
+    record = provenance(method, operation, rescue.config, run, used, model, time.time() - began, patient_names)
     if rescue.changes:
         record["changed_for_memory"] = rescue.changes
     return targets.write(result, record, run)
@@ -219,10 +221,10 @@ def _write_cohort(value: Cohort, folder: Path, record: dict[str, Any]) -> None:
 # --- provenance ---------------------------------------------------------------------------------------------------
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files in order of name."""
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, of a DICOM series' files in order of its slices, or of a folder's in order of name."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    for file in dicom.files_of(path):
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -230,9 +232,17 @@ def file_digest(path: Path) -> str:
 
 
 def provenance(
-    method: Method, operation: Operation, config: Config, run: Run, used: Files, model: Model | None, seconds: float
+    method: Method,
+    operation: Operation,
+    config: Config,
+    run: Run,
+    used: Files,
+    model: Model | None,
+    seconds: float,
+    patient_names: bool = False,
 ) -> dict[str, Any]:
-    """What made an output: enough to make it again. File names without their folders, which may name a patient."""
+    """What made an output: enough to make it again. Inputs are called as medgen.privacy says, which names no patient
+    unless `patient_names` are wanted."""
     return {
         "method": method.slug,
         "operation": operation.name,
@@ -246,10 +256,10 @@ def provenance(
         "torch": torch.__version__,
         "model": None if model is None else {"name": model.name, "digest": model.digest},
         "inputs": [
-            {"role": role, "file": Path(path).name, "sha256": file_digest(Path(path))}
+            {"role": role, "file": privacy.stand_in(path, patient_names), "sha256": file_digest(path)}
             for role, paths in used.items()
             for path in paths
-            if Path(path).exists()
+            if dicom.exists(path)
         ],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),

@@ -1,0 +1,172 @@
+"""Which cases lie in a folder, what they are called, and that no name of a patient gets out."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import dicom_tools as make
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from backend_tools import medgen, picture, volume
+from dicom_tools import ROOT_UID
+
+from medgen import archive, cohort, dicom, io, privacy
+from medgen.errors import UserError
+from medgen.execute import provenance
+from medgen.method import Kind, Operation, Pool, Role
+
+UID, OTHER = f"{ROOT_UID}.2.1", f"{ROOT_UID}.2.2"
+PRIVATE = (*make.NAME.split("^"), make.ID, make.BIRTH, "1953-04-12")
+CT = Role("ct", Kind.IMAGE, "a CT")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """An archive: two DICOM series of a patient in one folder, image files, and what is neither."""
+    folder = tmp_path / "archive"
+    dicoms = folder / make.NAME / "20240131"
+    make.stack(dicoms, UID)
+    make.stack(dicoms, OTHER, name="B{}", heights=(0, 1, 2), description=f"Head {make.NAME.partition('^')[0]}")
+    make.objects(dicoms)
+    sitk.WriteImage(volume(), str(folder / "head.nii.gz"))
+    for name in ("s1/T1.nrrd", "s2/T1.nrrd", "s1/T1_mask.nrrd", "s1/T1.seg.nrrd", ".hidden.nrrd", "s1/done.nrrd"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        sitk.WriteImage(volume(), str(folder / name))
+    (folder / "s1" / "done.nrrd.provenance.json").write_text("{}")
+    sitk.WriteImage(picture(), str(folder / "photo.png"))
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "earlier" / "cases" / "a").mkdir(parents=True)
+    (folder / "earlier" / "batch.json").write_text("{}")
+    sitk.WriteImage(volume(), str(folder / "earlier" / "cases" / "a" / "ct.nii.gz"))
+    (folder / "s2" / "loop").symlink_to(folder)
+    return folder
+
+
+def test_each_image_file_and_each_series_is_a_case_and_nothing_else(tree: Path) -> None:
+    log: list[str] = []
+    found = archive.find(tree, log=log.append)
+    names = [one.name for one in found]
+    assert names[:2] == ["head", "photo"]
+    assert [name.partition("-")[0] for name in names[2:4]] == ["T1", "T1"] and names[2] != names[3]
+    assert [name.rpartition("_")[0] for name in names[4:]] == ["CT", "CT_Thorax_1_0_B30f"]
+    folder = tree / make.NAME / "20240131"
+    assert [one.path_text for one in found[4:]] == [f"{folder}#{OTHER}", f"{folder}#{UID}"]
+    for one in found:
+        assert io.read_image(Path(one.path_text)).data.numel()
+    said = " ".join(log)
+    for words in ("2 label maps", "1 results of MedGen", "(RTSTRUCT)", "(SR)", "(SEG)", "(no pixels)"):
+        assert words in said
+    assert found == archive.find(tree)  # the order, and the names, stay
+
+
+def test_names_tell_the_patient_only_when_asked(tree: Path) -> None:
+    names = " ".join(one.name for one in archive.find(tree))
+    assert not any(word in names for word in PRIVATE)
+    asked = archive.find(tree, patient_names=True)[-1].name
+    assert asked.startswith("PID_4711_X_Quastenflosser_Wendelin_20240131_CT_")
+
+
+def test_a_series_over_sub_folders_is_one_case_and_single_views_are_one_each(tmp_path: Path) -> None:
+    make.stack(tmp_path, UID, name="part{0}/IM{0}")
+    for number in (1, 2):
+        make.write(
+            tmp_path / "views" / str(number), make.slice_of(OTHER, number, np.zeros((6, 8)), None, modality="CR")
+        )
+    found = archive.find(tmp_path)
+    texts = {one.path_text for one in found}
+    assert texts == {f"{tmp_path}#{UID}", str(tmp_path / "views" / "1"), str(tmp_path / "views" / "2")}
+    assert sorted(one.name[-2:] for one in found if one.name.startswith("CR")) == ["_1", "_2"]
+
+
+def test_a_folder_fills_the_image_role_and_says_when_that_is_not_enough(tree: Path) -> None:
+    mask = Role("mask", Kind.MASK, "a mask", optional=True)
+    operation = Operation("apply", "Apply", "…", None, inputs=(mask, CT))  # type: ignore[arg-type]
+    rows = archive.cohort_rows(tree, operation)
+    assert [list(row.files) for row in rows] == [["ct"]] * 5  # not the picture
+    assert [row.subject for row in rows][0] == "head"
+    with pytest.raises(UserError, match="needs mask, ct for every case"):
+        archive.cohort_rows(tree, replace(operation, inputs=(replace(mask, optional=False), CT)))
+    with pytest.raises(UserError, match="takes no image"):
+        archive.cohort_rows(tree, replace(operation, inputs=(mask,)))
+    with pytest.raises(UserError, match="holds no image for “ct”"):
+        archive.cohort_rows(tree / "earlier", operation)
+    with pytest.raises(UserError, match="does not exist"):
+        archive.cohort_rows(tree / "nowhere", operation)
+
+
+def test_a_cohort_names_series_of_a_folder(tree: Path) -> None:
+    folder = Path(make.NAME) / "20240131"
+    table = tree / "cohort.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["subject", "ct"], ["a", f"{folder}#{UID}"], ["b", f"{folder}#{OTHER}"]])
+    rows = cohort.read_pool(table, Pool("cases", (CT,)))
+    assert [dicom.split(row.files["ct"][0])[1] for row in rows] == [UID, OTHER]
+    table.write_text(f"ct\nnowhere#{UID}\n")
+    with pytest.raises(UserError, match="does not exist"):
+        cohort.read_pool(table, Pool("cases", (CT,)))
+
+
+# --- privacy ------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_are_repeated_without_folders_and_without_the_patient(tree: Path) -> None:
+    folder = tree / make.NAME / "20240131"
+    text, file = f"{folder}#{UID}", str(tree / "s1" / "T1.nrrd")
+    say = privacy.Discreet([text, file])
+    name = privacy.stand_in(text)
+    assert say(f"{text} has no voxels.") == f"{name} has no voxels."
+    assert say(f"{file} and {folder / 'IM0001'} differ.") == f"T1.nrrd and {name} differ."
+    assert say(f"Folder {folder} is full, {tree}/other.nii too.") == f"Folder {name} is full, other.nii too."
+    heard = say(f"“20240131” of {make.NAME} (wendelin, {make.ID}, born {make.BIRTH}, 1953-04-12) cannot.")
+    assert heard.endswith("cannot.") and name in heard
+    assert not any(word.lower() in heard.lower() for word in PRIVATE)
+    assert privacy.Discreet([text], patient_names=True)(f"{text} of {make.NAME}") == f"{text} of {make.NAME}"
+
+
+def test_what_stands_for_an_input(tree: Path) -> None:
+    folder = tree / make.NAME / "20240131"
+    assert privacy.stand_in(tree / "s1" / "T1.nrrd") == "T1.nrrd"
+    assert privacy.stand_in("male") == "male"  # a class
+    assert privacy.stand_in(folder / "IM0001") == privacy.stand_in(f"{folder}#{UID}")
+    assert privacy.stand_in(folder).startswith("folder_")  # several series: no name of its own
+    assert privacy.stand_in(f"{tree}/{make.NAME}/gone").startswith("folder_")
+    assert privacy.stand_in(f"{folder}#1.2.3").startswith("DICOM_")
+    assert privacy.stand_in(f"{folder}#{UID}", patient_names=True).startswith("PID_4711_X")
+
+
+def test_names_written_in_other_character_sets_are_known(tmp_path: Path) -> None:
+    one = make.slice_of(UID, 1, np.zeros((6, 8)), (0, 0, 0))
+    for charset, codec, name in (("ISO_IR 144", "iso8859_5", "Иванов^Иван"), ("ISO_IR 192", "utf-8", "Müller^Zoë")):
+        own = [(tag, kind, value) for tag, kind, value in one if tag not in (0x00080005, 0x00100010)]
+        own += [(0x00080005, "CS", charset), (0x00100010, "PN", name.encode(codec))]
+        make.write(tmp_path / charset, own)
+        assert privacy.Discreet([tmp_path / charset])(f"Of {name.partition('^')[0]}.") == "Of …."
+
+
+def contents(path: Path) -> bytes:
+    """A file's bytes, unpacked where it is packed; those of a NRRD whose header is text with its voxels unpacked."""
+    data = path.read_bytes()
+    if path.name.endswith(".gz"):
+        return gzip.decompress(data)
+    head, _blank, body = data.partition(b"\n\n")
+    return head + gzip.decompress(body) if b"encoding: gzip" in head else data
+
+
+def test_no_output_of_a_dicom_series_holds_the_patient(tree: Path, stubs: Path) -> None:
+    text = f"{tree / make.NAME / '20240131'}#{UID}"
+    image = io.read_image(Path(text))
+    for ending in (".nii.gz", ".nrrd", ".mha"):
+        io.write_image(image, tree.parent / "written" / f"a{ending}")
+    done = medgen("apply", "stub-stylegan", "--help")
+    assert done.returncode == 0
+    found = [path for path in (tree.parent / "written").rglob("*") if path.is_file()]
+    assert len(found) == 3
+    for path in found:
+        data = contents(path).lower()
+        for word in (*PRIVATE, "20240131", UID):
+            assert word.lower().encode() not in data, (path, word)
