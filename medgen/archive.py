@@ -34,7 +34,7 @@ def find(folder: Path, patient_names: bool = False, log: Log = lambda message: N
     """The cases below a folder, image files by path first, then DICOM series by name.
 
     Left out, and counted in the log: label maps, DICOM objects without an image, what MedGen wrote. A file is called by
-    its own name, with digits that stand for its folder where that is not `folder` itself; a series as `dicom.name` says.
+    its own name, with digits for its folder where that is not `folder` itself; a series as `dicom.name` says.
     patient_names: folders and patients are named.
     Raises UserError where the folder is not there.
     """

@@ -24,6 +24,7 @@ from medgen.errors import CANCELLED, DONE, OUR_FAULT, USER_FAULT, MedGenError, U
 from medgen.speak import emitter
 
 if TYPE_CHECKING:
+    from medgen.batch import Batch
     from medgen.bundle import Model
     from medgen.jobs import Run
     from medgen.method import Config, Method, Operation
@@ -141,6 +142,20 @@ def _parser() -> Parser:
     sub.add_argument("--operation", default="apply")
     sub.add_argument("--json", action="store_true")
     _add_run_options(sub, output=False)
+    sub = verb(
+        "batch", _batch, "Apply a model or a method to every case of a cohort; a second start does what is missing."
+    )
+    sub.add_argument("model", metavar="MODEL|SLUG")
+    sub.add_argument("cohort", type=Path, metavar="COHORT", help="a CSV, or a folder of images and DICOM")
+    sub.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder of the batch")
+    sub.add_argument("--operation", help="default: apply")
+    sub.add_argument("--workers", type=int, help="processes on this machine (default: one a processor, or one a GPU)")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="the Dask cluster to use, as tcp://host:8786")
+    sub.add_argument("--retry", type=int, default=0, metavar="K", help="tries again for a case whose worker failed")
+    sub.add_argument("--limit-memory", metavar="SIZE", help="end a worker that takes more, as 8GiB")
+    sub.add_argument("--redo", choices=["changed", "all"], help="do finished cases anew: changed ones, or all")
+    sub.add_argument("--patient-names", action="store_true", help="let names and records tell whose DICOM it is")
+    _add_run_options(sub, output=False)
     sub = verb("demo", _demo, "Try a method on a synthetic patient: train, apply, measure, picture.")
     sub.add_argument("slug", nargs="?", default="multiplanar-unet")
     sub.add_argument("-o", "--output", type=Path, default=Path("medgen-demo"), metavar="DIR")
@@ -182,26 +197,37 @@ def _add_run_options(sub: argparse.ArgumentParser, output: bool = True) -> None:
 
 
 def _make_run(args: argparse.Namespace, folder: Path) -> Run:
-    import signal
+    from medgen.jobs import Run
 
-    from medgen.jobs import Run, obey_parent
-
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed} is not possible; give 0 or more.")
     run = Run(
         folder,
         device=args.device,
-        seed=args.seed,
+        seed=_seed(args),
         precision=args.precision,
         resume=getattr(args, "resume", False),
         previews=args.previews,
         emit=emitter(args.progress),
     )
+    _obey(run, args)
+    return run
+
+
+def _seed(args: argparse.Namespace) -> int:
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed} is not possible; give 0 or more.")
+    return int(args.seed)
+
+
+def _obey(run: Run | Batch, args: argparse.Namespace) -> None:
+    """Stop when the terminal, the system or the parent says so."""
+    import signal
+
+    from medgen.jobs import obey_parent
+
     if args.parent:
         obey_parent(run)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: run.cancel())
-    return run
 
 
 def _say_done(run: Run, written: list[tuple[str, Path]], args: argparse.Namespace) -> None:
@@ -498,6 +524,37 @@ def _evaluate(args: argparse.Namespace) -> None:
     for row in results:
         print("  ".join(f"{key} {value:.4f}" if isinstance(value, float) else str(value) for key, value in row.items()))
     print("mean  " + "  ".join(f"{key} {value:.4f}" for key, value in mean.items()))
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from medgen import batch, engine
+
+    if (args.workers or 1) < 1 or args.retry < 0:
+        raise UserError("--workers takes 1 or more, --retry 0 or more; mend them.")
+    if args.workers and args.scheduler:
+        raise UserError("--workers is for this machine, --scheduler for a cluster; give one of them.")
+    limit = None if args.limit_memory is None else engine.parse_size(args.limit_memory)
+    one = batch.Batch(
+        target=args.model,
+        cohort=args.cohort,
+        out=args.output,
+        operation=args.operation,
+        tier=args.tier,
+        settings=_settings(args),
+        device=args.device,
+        precision=args.precision,
+        seed=_seed(args),
+        redo=args.redo,
+        patient_names=args.patient_names,
+        request=engine.Request(args.workers, args.scheduler, args.retry, limit, args.device),
+        emit=emitter(args.progress),
+    )
+    _obey(one, args)
+    page = one.run()
+    one.emit({"event": "done", "folder": str(args.output.resolve())})
+    if args.progress != "json":
+        print(f"report: {page}")
+    return DONE
 
 
 def _demo(args: argparse.Namespace) -> None:

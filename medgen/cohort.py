@@ -8,12 +8,13 @@ of the DICOM series of a folder is FOLDER#SERIES_UID.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from medgen import dicom, tables
 from medgen.errors import UserError
-from medgen.method import Kind, Operation, Pool, Role
+from medgen.method import Kind, Operation, Pool
 from medgen.splits import SPLITS
 from medgen.splits import split_subjects as split_subjects
 
@@ -31,6 +32,12 @@ class Row:
     task: str = ""
     labelled: bool = True
     label: str = ""  # "cohort.csv, line 3", for messages
+    refused: str = ""  # why the row cannot be a case (`read_cases` alone lets such rows pass)
+
+    @property
+    def named(self) -> bool:
+        """Whether the table itself names the subject."""
+        return not re.fullmatch(r"row\d+", self.subject)
 
     def columns(self) -> dict[str, str]:
         """The reserved columns that say something."""
@@ -100,14 +107,14 @@ def _pool_files(path: Path, declared: dict[str, Pool]) -> dict[str, Path]:
 
 
 def read_pool(path: Path, pool: Pool) -> list[Row]:
-    raw = tables.read_rows(path)
-    roles = {role.name: role for role in pool.roles}
-    columns = set(raw[0]) if raw else set()
-    for role in pool.roles:
-        if not role.optional and raw and role.name not in columns:
-            has = ", ".join(sorted(columns))
-            raise UserError(f"{path} has no column “{role.name}” (it has: {has}); add it or rename a column.")
-    rows = [_read_row(cells, roles, pool, path, line) for line, cells in enumerate(raw, start=2)]
+    """The rows of a table, checked; UserError naming file, line and column for the first that is at fault."""
+    raw = _read_table(path, pool)
+    rows = [_read_row(cells, pool, path, line) for line, cells in enumerate(raw, start=2)]
+    for row in rows:
+        for name, files in row.files.items():
+            for file in files if _is_file(pool, name) else []:
+                if not dicom.exists(file):
+                    raise UserError(f"{row.label}: {file} (column “{name}”) does not exist; correct the path.")
     splits: dict[str, str] = {}
     for row in rows:
         if row.split and splits.setdefault(row.subject, row.split) != row.split:
@@ -118,23 +125,47 @@ def read_pool(path: Path, pool: Pool) -> list[Row]:
     return rows
 
 
-def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: Path, line: int) -> Row:
+def read_cases(path: Path, pool: Pool) -> list[Row]:
+    """The rows of a table, each a case by itself: one at fault is there with its sentence in `refused`, and whether its
+    files exist is left to who reads them. UserError for what is wrong with the table as a whole."""
+    rows = []
+    for line, cells in enumerate(_read_table(path, pool), start=2):
+        try:
+            rows.append(_read_row(cells, pool, path, line))
+        except UserError as error:
+            subject = cells.get("subject") or f"row{line}"
+            rows.append(Row({}, subject, label=f"{path.name}, line {line}", refused=str(error)))
+    return rows
+
+
+def _read_table(path: Path, pool: Pool) -> list[dict[str, str]]:
+    raw = tables.read_rows(path)
+    columns = set(raw[0]) if raw else set()
+    for role in pool.roles:
+        if not role.optional and raw and role.name not in columns:
+            has = ", ".join(sorted(columns))
+            raise UserError(f"{path} has no column “{role.name}” (it has: {has}); add it or rename a column.")
+    return raw
+
+
+def _is_file(pool: Pool, name: str) -> bool:
+    return all(role.kind is not Kind.CLASS for role in pool.roles if role.name == name)
+
+
+def _read_row(cells: dict[str, str], pool: Pool, path: Path, line: int) -> Row:
     label = f"{path.name}, line {line}"
     files: dict[str, list[str]] = {}
-    for name, role in roles.items():
-        text = cells.get(name, "")
+    for role in pool.roles:
+        text = cells.get(role.name, "")
         if not text:
             if role.optional or cells.get("labelled", "") in ("no", "0", "false"):
                 continue
-            raise UserError(f"{label}: column “{name}” is empty; fill it in or remove the row.")
+            raise UserError(f"{label}: column “{role.name}” is empty; fill it in or remove the row.")
         if role.kind is Kind.CLASS:
-            files[name] = [text]
+            files[role.name] = [text]
             continue
         parts = _parts(text, label) if role.many else [text]
-        files[name] = [str((path.parent / part.strip()).resolve()) for part in parts if part.strip()]
-        for file in files[name]:
-            if not dicom.exists(file):
-                raise UserError(f"{label}: {file} (column “{name}”) does not exist; correct the path.")
+        files[role.name] = [str((path.parent / part.strip()).resolve()) for part in parts if part.strip()]
     for column in pool.needs:
         if not cells.get(column):
             raise UserError(f"{label}: column “{column}” is empty, but pool “{pool.name}” needs it; fill it in.")

@@ -31,3 +31,9 @@ class Cancelled(MedGenError):
     """The user asked the run to stop."""
 
     exit_code = CANCELLED
+
+
+class SomeFailed(MedGenError):
+    """A batch has gone over its cases and not all of them are done."""
+
+    exit_code = SOME_FAILED

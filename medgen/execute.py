@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from medgen.errors import UserError
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role
 from medgen.rescue import Rescue
+from medgen.worker import digest_of, stamp
 
 Files = dict[str, list[str]]
 CARRIES_PATIENT_DATA = "The model will carry the reference image: treat it as patient data."
@@ -41,13 +42,14 @@ def perform(
     collection: Path | None = None,
     model: Model | None = None,
     overwrite: bool = False,
+    look: Callable[[prepare.Prepared, Case], None] = lambda given, result: None,
     patient_names: bool = False,
 ) -> list[tuple[str, Path]]:
     """Run an operation and write what it gives; (role, path) of every output.
 
     files: one dictionary of role -> paths for scope "case", several for "set". collection: a cohort CSV or
-    collection.json for scope "collection". out: a folder, or a file name where one role comes out.
-    patient_names: call DICOM inputs after the patient in the record.
+    collection.json for scope "collection". out: a folder, or a file name where one role comes out. look: shown a case
+    and its result, both on canonical axes, before anything is written. patient_names: let the record name patients.
     Raises UserError when the input is at fault; then nothing has been written.
     """
     if operation.needs_model and model is None:
@@ -69,7 +71,7 @@ def perform(
         cases = [prepare.load_case(one, operation.inputs, run.log) for one in (files or [{}])]
         if operation.scope == "case" and len(cases) != 1:
             raise UserError(f"“{operation.name}” works on one case; give its files once.")
-        given = cases[0] if operation.scope == "case" else cases
+        given = cases[0] if operation.scope == "case" else method.features_of(operation, cases, config, run, model)
         prepared = cases[0] if operation.scope == "case" else None
         used = {role: paths for one in (files or []) for role, paths in one.items()}
     rescue = Rescue(operation, config, run, model)
@@ -79,6 +81,7 @@ def perform(
         if role.kind is Kind.MODEL and role.name in result:
             result[role.name].trained_on = watch.summary()
     if prepared is not None:
+        look(prepared, result)
         result = prepare.finish_case(result, prepared)
     if operation.scope == "collection":
         modelfacts.complete(result, method, operation, given, config, run, measure_rows, summary)
@@ -221,16 +224,6 @@ def _write_cohort(value: Cohort, folder: Path, record: dict[str, Any]) -> None:
 # --- provenance ---------------------------------------------------------------------------------------------------
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, of a DICOM series' files in order of its slices, or of a folder's in order of name."""
-    digest = hashlib.sha256()
-    for file in dicom.files_of(path):
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def provenance(
     method: Method,
     operation: Operation,
@@ -256,7 +249,7 @@ def provenance(
         "torch": torch.__version__,
         "model": None if model is None else {"name": model.name, "digest": model.digest},
         "inputs": [
-            {"role": role, "file": privacy.stand_in(path, patient_names), "sha256": file_digest(path)}
+            {"role": role, "file": privacy.stand_in(path, patient_names), "sha256": digest_of(path, *stamp(path))}
             for role, paths in used.items()
             for path in paths
             if dicom.exists(path)
@@ -315,12 +308,7 @@ def evaluate(
     the output's name itself.
     """
     operation = method.operation(operation_name)
-    outputs = [role for role in operation.outputs if role.kind is not Kind.MODEL]
-    truths = {f"truth_{role.name}": role for role in outputs}
-    taken = {role.name for role in operation.inputs}
-    columns = [*operation.inputs, *(replace(role, optional=True) for role in outputs if role.name not in taken)]
-    columns += [replace(role, name=name, optional=True) for name, role in truths.items()]
-    rows = cohort.read_pool(path, Pool("cases", tuple(columns)))
+    rows = cohort.read_pool(path, Pool("cases", operation.columns()))
     return measure_rows(method, model, [row for row in rows if row.split == "test"] or rows, operation, config, run)
 
 
@@ -328,32 +316,37 @@ def measure_rows(
     method: Method, model: Model | None, rows: list[cohort.Row], operation: Operation, config: Config, run: Run
 ) -> list[dict[str, Any]]:
     """The method's own measures for rows that hold the operation's inputs and what it should give."""
-    outputs = [role for role in operation.outputs if role.kind is not Kind.MODEL]
-    truths = {f"truth_{role.name}": role for role in outputs}
-    taken = {role.name for role in operation.inputs}
     results = []
     rescue = Rescue(operation, config, run, model)
     for index, row in enumerate(rows):
         run.progress(index, len(rows), "evaluate")
-        references = {role.name: row.files.get(name) or row.files.get(role.name) for name, role in truths.items()}
-        given = {
-            name: files
-            for name, files in row.files.items()
-            if name in taken and (name not in references or f"truth_{name}" in row.files)
-        }
+        given, references = parted(row.files, operation)
         case = prepare.load_case(given, operation.inputs, run.log, row.label)
-        truth = _reference_case(row, operation, {k: v for k, v in references.items() if v}, run)
+        truth = reference_case(row, operation, references, run)
         result = rescue.perform(functools.partial(_perform, method, operation, case, run, model))
         results.append({"subject": row.subject, **method.measure(result, truth)})
     run.progress(len(rows), len(rows), "evaluate")
     return results
 
 
+def parted(files: Files, operation: Operation) -> tuple[Files, Files]:
+    """A row's files, parted into what the operation takes and the references of what it gives (by output role)."""
+    outputs = {role.name for role in operation.outputs if role.kind is not Kind.MODEL}
+    taken = {role.name for role in operation.inputs}
+    references = {name: files.get(f"truth_{name}") or files.get(name, []) for name in outputs}
+    given = {
+        name: paths
+        for name, paths in files.items()
+        if name in taken and (name not in outputs or f"truth_{name}" in files)
+    }
+    return given, {name: paths for name, paths in references.items() if paths}
+
+
 def _perform(method: Method, operation: Operation, case: Case, run: Run, model: Model | None, config: Config) -> Case:
     return method.perform(operation, case, config, run, model)
 
 
-def _reference_case(row: cohort.Row, operation: Operation, references: Files, run: Run) -> Case:
+def reference_case(row: cohort.Row, operation: Operation, references: Files, run: Run) -> Case:
     """The references of a row, on the grid (and canonical axes) of its input images."""
     if not references:
         raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medgen import dicom, markups
+from medgen import dicom, dicomvolume, markups
 from medgen.case import Affine, Class, Image, Latent, Mask, Matrix, Plot, Segment, Table
 from medgen.errors import UserError
 from medgen.method import Kind, Role
@@ -48,7 +48,7 @@ def read_itk(path: Path) -> sitk.Image:
         raise UserError(f"{path} does not exist; check the path.")
     try:
         if headers := dicom.named(path):
-            return dicom.read(path, headers)
+            return dicomvolume.read(path, headers)
         if path.is_dir():
             raise UserError(f"Folder {path} holds no DICOM series; name an image file or a folder with one series.")
         if extension(path) in (".nii", ".nii.gz"):
@@ -402,7 +402,7 @@ def write(value: Any, kind: Kind, path: Path) -> None:
 
 
 def _name(image: sitk.Image, path: Path) -> str:
-    return image.GetMetaData(dicom.NAME) if image.HasMetaDataKey(dicom.NAME) else _stem(path)
+    return image.GetMetaData(dicomvolume.NAME) if image.HasMetaDataKey(dicomvolume.NAME) else _stem(path)
 
 
 def _stem(path: Path) -> str:

@@ -30,6 +30,7 @@ from medgen.errors import CANCELLED, DONE, OUR_FAULT, Cancelled, UserError
 if TYPE_CHECKING:
     import torch
 
+    from medgen.batch import Batch
     from medgen.case import Image, Mask, Points
 
 Event = dict[str, Any]
@@ -182,7 +183,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and processor else "32"
 
 
-def obey_parent(run: Run) -> None:
+def obey_parent(run: Run | Batch) -> None:
     """Follow the process that started this one: "cancel" on standard input stops the run at its next step; the end of
     standard input (the parent crashed) does too, and ends this process for good if the run does not react in 20 s."""
 

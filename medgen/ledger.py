@@ -9,8 +9,8 @@
 
 A record of a finished case: case, subject, state ("done"), inputs (role, file, sha256, bytes, mtime_ns), outputs (role,
 kind, file), recipe, measures (name -> number), log (sentences), changed_for_memory, preview, time, seconds, host. Of
-one that failed: case, subject, state ("failed"), inputs, recipe, reason (a sentence), code (exit code), attempts, time,
-seconds, host. `recipe` is the digest of what decides a result apart from its inputs: method, operation, settings,
+one that failed: case, subject, state ("failed"), inputs, recipe, reason (a sentence), code (exit code), log, time, seconds,
+host. `recipe` is the digest of what decides a result apart from its inputs: method, operation, settings,
 seed, precision, and the model's own digest. Standard library only.
 """
 
@@ -164,20 +164,28 @@ def fail(out: Path, record: Record) -> None:
     write_json(record, out / "failed" / f"{record['case']}.json")
 
 
-def sweep(out: Path) -> int:
-    """Remove what killed runs have left behind; a finished case caught between two renames is put back. How many."""
+def sweep(out: Path, name: str | None = None) -> int:
+    """Remove what killed runs (of one case, or of all) have left behind; how many pieces.
+
+    A finished case that was caught between two renames is put back.
+    """
     swept = 0
-    for staging in [*out.glob(f"{PARTIAL}*"), *(out / "failed").glob(f"{PARTIAL}*")]:
+    ours = [one for one in out.glob(f"{PARTIAL}*") if name is None or _case_of(one) == name]
+    for staging in [*ours, *((out / "failed").glob(f"{PARTIAL}*") if name is None else [])]:
         if not staging.is_dir():
             staging.unlink(missing_ok=True)
         else:
             before = staging / REPLACED
-            name = staging.name.removeprefix(PARTIAL).partition("-")[2]
-            if before.exists() and not (out / "cases" / name).exists():
-                os.replace(before, out / "cases" / name)
+            place = out / "cases" / _case_of(staging)
+            if before.exists() and not place.exists():
+                os.replace(before, place)
             shutil.rmtree(staging, ignore_errors=True)
         swept += 1
     return swept
+
+
+def _case_of(staging: Path) -> str:
+    return staging.name.removeprefix(PARTIAL).partition("-")[2]
 
 
 def write_tables(out: Path) -> None:

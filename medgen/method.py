@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from abc import ABC
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -121,6 +122,10 @@ class Operation:
     scope "case": function(case, config, run, model) -> Case; "set": function(cases, …) -> Case;
     "collection": function(collection, config, run, model) -> Case; "nothing": function(config, run, model) -> Case.
     A role of kind MODEL among the outputs holds a `medgen.bundle.Model`.
+
+    features: for scope "set", the name of the method's function(case, config, run, model) -> Latent that does the heavy
+    step of each case by itself, so that a batch can share it out; the operation is then given, for each case, a Case
+    that holds just that Latent, as “features”.
     """
 
     name: str
@@ -133,7 +138,16 @@ class Operation:
     outputs: tuple[Role, ...] = ()
     needs_model: bool = False
     grid: Grid | None = None
+    features: str | None = None
     tiers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def columns(self) -> tuple[Role, ...]:
+        """What the rows of a cohort that this is applied to may hold: its inputs, and the references of its outputs,
+        each under `truth_` and the output's name or, where no input is called so, under the name itself."""
+        outputs = [role for role in self.outputs if role.kind is not Kind.MODEL]
+        taken = {role.name for role in self.inputs}
+        plain = [replace(role, optional=True) for role in outputs if role.name not in taken]
+        return (*self.inputs, *plain, *(replace(role, name=f"truth_{role.name}", optional=True) for role in outputs))
 
     def configure(self, tier: str | None, settings: dict[str, Any]) -> Config:
         """The operation's Config at a tier with single settings changed.
@@ -189,6 +203,7 @@ class Method(ABC):
     carries_patient_data: ClassVar[bool] = False
     needs: ClassVar[str] = ""  # one sentence: what a user must bring
     limits: ClassVar[str] = ""  # one sentence: where it fails
+    worker: ClassVar[str] = "medgen.casework"  # what does one case of a batch; see there for what such a module has
 
     def operation(self, name: str) -> Operation:
         """The declared operation of that name; UserError lists the names when there is none."""
@@ -211,6 +226,21 @@ class Method(ABC):
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """The paper's own measures of one result against its reference; empty when the method has none."""
         return {}
+
+    def features_of(
+        self, operation: Operation, cases: Sequence[Case], config: Config, run: Run, model: Model | None
+    ) -> Sequence[Case]:
+        """What an operation on a set is given: the cases, or their features where it declares how to make them."""
+        if operation.features is None:
+            return cases
+        from medgen.case import Case
+
+        make = getattr(self, operation.features)
+        found = []
+        for index, case in enumerate(cases):
+            run.progress(index, len(cases), "features")
+            found.append(Case({"features": make(case, config, run, model)}, case.row, case.label))
+        return found
 
     def perform(self, operation: Operation, given: Any, config: Config, run: Run, model: Model | None) -> Case:
         """Call the function that implements the operation."""
@@ -237,6 +267,7 @@ def describe(method: type[Method]) -> dict[str, Any]:
         "limits": method.limits,
         "phantoms": list(method.phantoms),
         "carries_patient_data": method.carries_patient_data,
+        "worker": method.worker,
         "implementation": f"{method.__module__}:{method.__qualname__}",
         "operations": [_describe_operation(method, operation) for operation in method.operations],
     }
@@ -245,12 +276,15 @@ def describe(method: type[Method]) -> dict[str, Any]:
 def _describe_operation(method: type[Method], operation: Operation) -> dict[str, Any]:
     if not callable(getattr(method, operation.name.replace("-", "_"), None)):
         raise ValueError(f"{method.slug}: operation {operation.name!r} has no function")
+    if operation.features is not None and not (operation.scope == "set" and hasattr(method, operation.features)):
+        raise ValueError(f"{method.slug}: operation {operation.name!r} has no function {operation.features!r}")
     return {
         "name": operation.name,
         "title": operation.title,
         "help": operation.help,
         "scope": operation.scope,
         "needs_model": operation.needs_model,
+        "features": operation.features,
         "inputs": [_describe_role(role) for role in operation.inputs],
         "pools": [
             {

@@ -92,5 +92,6 @@ class Discreet:
         for word in sorted(filter(None, self._words), key=len, reverse=True):
             # Between anything but letters and digits, so that “Ann” is not found in “cannot”.
             pattern = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
-            sentence = re.sub(pattern, lambda _match, to=self._words[word]: to, sentence, flags=re.IGNORECASE)
+            to = self._words[word].replace("\\", r"\\")
+            sentence = re.sub(pattern, to, sentence, flags=re.IGNORECASE)
         return sentence

@@ -26,6 +26,16 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_all(files: list[Path]) -> str:
+    """The digest of several files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def digest(record: dict[str, Any]) -> str:
     """SHA-256 over what decides the results: slug, config, settings and weights (not name and date)."""
     networks = {name: entry["sha256"] for name, entry in record["networks"].items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from dicom_tools import ROOT_UID
 
 from medgen import archive, cohort, dicom, io, privacy
 from medgen.errors import UserError
-from medgen.execute import provenance
 from medgen.method import Kind, Operation, Pool, Role
 
 UID, OTHER = f"{ROOT_UID}.2.1", f"{ROOT_UID}.2.2"
@@ -88,7 +86,7 @@ def test_a_folder_fills_the_image_role_and_says_when_that_is_not_enough(tree: Pa
     operation = Operation("apply", "Apply", "…", None, inputs=(mask, CT))  # type: ignore[arg-type]
     rows = archive.cohort_rows(tree, operation)
     assert [list(row.files) for row in rows] == [["ct"]] * 5  # not the picture
-    assert [row.subject for row in rows][0] == "head"
+    assert next(row.subject for row in rows) == "head"
     with pytest.raises(UserError, match="needs mask, ct for every case"):
         archive.cohort_rows(tree, replace(operation, inputs=(replace(mask, optional=False), CT)))
     with pytest.raises(UserError, match="takes no image"):

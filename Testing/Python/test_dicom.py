@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from dicom_tools import ROOT_UID
 
-from medgen import dicom, dicomheader, execute, io
+from medgen import dicom, dicomheader, io, worker
 from medgen.errors import UserError
 from medgen.method import Kind, Role
 
@@ -105,14 +105,14 @@ def test_a_series_may_be_spread_over_folders(tmp_path: Path) -> None:
 def test_the_digest_of_a_series_is_of_its_files_in_order(tmp_path: Path) -> None:
     make.stack(tmp_path, UID, reverse=True)
     text = f"{tmp_path}#{UID}"
-    before = execute.file_digest(text)
+    before = worker.digest_of(text, *worker.stamp(text))
     assert [path.name for path in dicom.files_of(text)] == [f"IM{number:04d}" for number in (5, 4, 3, 2, 1)]
     make.stack(tmp_path, OTHER, name="B{}")
     (tmp_path / "notes.txt").write_text("not of the series")
-    assert execute.file_digest(text) == before
+    assert worker.digest_of(text, *worker.stamp(text)) == before
     changed = tmp_path / "IM0003"
     changed.write_bytes(changed.read_bytes()[:-1] + b"\1")
-    assert execute.file_digest(text) != before
+    assert worker.digest_of(text, *worker.stamp(text)) != before
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,271 @@
+"""One operation over a cohort: each case done once, whoever is killed meanwhile; see medgen.ledger for what is kept.
+
+The process that shares out the cases reads tables and records only: torch is loaded by the workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from medgen import __version__, casereport, catalog, cohort, engine, ledger, models, privacy, record, worker
+from medgen.errors import OUR_FAULT, Cancelled, SomeFailed, UserError
+from medgen.method import Kind, Operation, Pool, Role
+from medgen.worker import Plan, Task
+
+Event = dict[str, Any]
+LOCK = "batch.lock"
+
+
+@dataclass
+class Batch:
+    """A batch as asked for. target: a method's slug or a model. cohort: a CSV, or a folder of images and DICOM. redo:
+    "changed" makes anew what was made from other inputs, settings or another model; "all" everything. patient_names:
+    DICOM may be called after the patient."""
+
+    target: str
+    cohort: Path
+    out: Path
+    operation: str | None = None
+    tier: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    redo: str | None = None
+    patient_names: bool = False
+    request: engine.Request = field(default_factory=engine.Request)
+    emit: Callable[[Event], None] = lambda event: None
+
+    def __post_init__(self) -> None:
+        self._stopped = False
+
+    def cancel(self) -> None:
+        """Stop: what is being worked on is given up, what is finished is kept (any thread, a signal's handler)."""
+        self._stopped = True
+
+    def stopped(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return self._stopped
+
+    def log(self, message: str) -> None:
+        """One sentence for who follows."""
+        self.emit({"event": "log", "message": message})
+
+    def run(self) -> Path:
+        """Do what is missing; the page that shows everything.
+
+        Raises UserError when nothing can be done at all, SomeFailed when cases are left undone, Cancelled.
+        """
+        plan, entry = self._plan()
+        tasks = self._tasks(entry)
+        out = self.out
+        out.mkdir(parents=True, exist_ok=True)
+        _check_place(out)
+        with _locked(out):
+            ledger.sweep(out)
+            scratch = ledger.stage(out, "workers")
+            with engine.started(self.request, len(tasks), scratch) as crew:
+                plan = replace(plan, config=crew.call(worker.configure, plan))
+                batch = self._describe(plan, entry, len(tasks))
+                plan = replace(plan, recipe=batch["recipe"])
+                todo = self._todo(plan, tasks)
+                ledger.write_json(batch, out / "batch.json")
+                left = self._work(crew, plan, todo, len(tasks))
+                if plan.features and not left and not self._stopped:
+                    self._together(crew, plan, tasks)
+            ledger.sweep(out)
+            ledger.write_tables(out)
+            page = casereport.write(out)
+        self.emit({"event": "output", "role": "report", "path": str(page.resolve())})
+        if self._stopped:
+            raise Cancelled(f"The batch was cancelled; start the same command again to go on ({left} cases are left).")
+        if left:
+            verb = "case is" if left == 1 else "cases are"
+            raise SomeFailed(f"{left} of {len(tasks)} {verb} not done; {out / 'failures.csv'} says why.")
+        return page
+
+    # --- before -----------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> tuple[Plan, dict[str, Any]]:
+        """What is meant, as far as catalog and model tell without torch; the operation's declarations."""
+        model = None
+        if self.target in catalog.entries() and not (Path(self.target) / "medgen.json").exists():
+            slug = self.target
+        else:
+            if not os.path.exists(self.target) and not (models.folder() / self.target).exists():
+                catalog.entry(self.target)  # says which slug is near
+            folder = models.resolve(self.target)
+            found = record.verify(folder)
+            slug = found["slug"]
+            model = {"name": found["name"], "digest": found["digest"], "folder": str(folder.resolve())}
+        entry = catalog.operation_entry(slug, self.operation or "apply")
+        if entry["scope"] not in ("case", "set") or (entry["scope"] == "set" and not entry["features"]):
+            raise UserError(f"“{entry['name']}” does not work case by case; use medgen run {slug} {entry['name']}.")
+        if entry["needs_model"] and model is None:
+            raise UserError(
+                f"“{entry['name']}” needs a trained model; name one, or train one with medgen train {slug}."
+            )
+        plan = Plan(
+            out=str(self.out.resolve()),
+            method=slug,
+            operation=entry["name"],
+            tier=self.tier or ("demo" if entry["tiers"] else None),
+            settings=self.settings,
+            device=self.device,
+            precision=self.precision,
+            seed=self.seed,
+            model=model,
+            patient_names=self.patient_names,
+        )
+        return plan, entry
+
+    def _tasks(self, entry: dict[str, Any]) -> list[Task]:
+        """The cohort's rows under the names they have in this batch."""
+        roles = [_role(one) for one in entry["inputs"]]
+        outputs = [_role(one) for one in entry["outputs"] if one["kind"] != Kind.MODEL.value]
+        operation = Operation(entry["name"], "", "", None, inputs=tuple(roles), outputs=tuple(outputs))  # type: ignore[arg-type]
+        if self.cohort.is_dir():
+            from medgen import archive
+
+            rows = archive.cohort_rows(self.cohort, operation, self.patient_names, self.log)
+        else:
+            rows = cohort.read_cases(self.cohort, Pool("cases", operation.columns()))
+        if not rows:
+            raise UserError(f"{self.cohort} has no rows; add a line for each case.")
+        names = ledger.case_names([_called(row, self.patient_names) for row in rows])
+        return [
+            Task(name, row.subject if row.named else name, row.files, row.columns(), row.label, row.refused)
+            for name, row in zip(names, rows, strict=True)
+        ]
+
+    def _describe(self, plan: Plan, entry: dict[str, Any], cases: int) -> ledger.Record:
+        """batch.json."""
+        method = catalog.entry(plan.method)
+        model = None if plan.model is None else {key: plan.model[key] for key in ("name", "digest")}
+        batch: ledger.Record = {
+            "format": ledger.FORMAT,
+            "method": plan.method,
+            "operation": plan.operation,
+            "title": f"{method['title']}: {entry['title']}",
+            "citation": method["citation"],
+            "url": method["url"],
+            "tier": plan.tier,
+            "config": plan.config,
+            "seed": plan.seed,
+            "device": plan.device,
+            "precision": plan.precision,
+            "model": model,
+            "cohort": privacy.stand_in(self.cohort.resolve(), self.patient_names),
+            "cases": cases,
+            "medgen": __version__,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "use": "Research use only. Not for clinical use.",
+        }
+        return {**batch, "recipe": ledger.recipe(batch)}
+
+    def _todo(self, plan: Plan, tasks: list[Task]) -> list[Task]:
+        """The cases that are not done, or are to be done again."""
+        todo, other = [], 0
+        for task in tasks:
+            found = ledger.read_case(self.out, task.name)
+            if found is None or found["state"] != "done" or self.redo == "all":
+                todo.append(task)
+            elif found["recipe"] != plan.recipe or not worker.unchanged(found, task, self.patient_names):
+                other += 1
+                if self.redo == "changed":
+                    todo.append(task)
+        if other and self.redo is None:
+            self.log(
+                f"{other} of the finished cases were made from other inputs, settings or another model; they stay as "
+                "they are: --redo changed makes them anew."
+            )
+        if len(todo) < len(tasks):
+            self.log(f"{len(tasks) - len(todo)} of {len(tasks)} cases are done already.")
+        return todo
+
+    # --- the work ---------------------------------------------------------------------------------------------------
+
+    def _work(self, crew: engine.Alone | engine.Workers, plan: Plan, todo: list[Task], total: int) -> int:
+        """Do the cases; how many of them are left undone."""
+        if todo and (words := crew.fit(plan, todo[0])):
+            self.log(words)
+        began, done = time.monotonic(), 0
+        before = total - len(todo)
+        for ended, (task, outcome) in enumerate(crew.over(plan, todo, self.stopped), start=1):
+            if isinstance(outcome, BaseException):
+                outcome = worker.note(plan, task, _reason(outcome, self.request), OUR_FAULT)
+            done += outcome["state"] == "done"
+            if outcome["state"] == "failed":
+                self.log(f"{task.name} failed: {outcome['reason']}")
+            left = (time.monotonic() - began) / ended * (len(todo) - ended)
+            event = {"event": "progress", "stage": "cases", "done": before + ended, "total": total}
+            self.emit({**event, "seconds_left": round(left, 1)})
+        return len(todo) - done
+
+    def _together(self, crew: engine.Alone | engine.Workers, plan: Plan, tasks: list[Task]) -> None:
+        for path in crew.call(worker.together, plan, tasks):
+            self.emit({"event": "output", "role": "result", "path": str((self.out / path).resolve())})
+
+
+def _role(declared: dict[str, Any]) -> Role:
+    return Role(**{**declared, "kind": Kind(declared["kind"])})
+
+
+def _called(row: cohort.Row, patient_names: bool) -> str:
+    """What a case is called: its subject, else what stands for its first file, without the ending."""
+    first = next((paths[0] for paths in row.files.values() if paths), None)
+    if row.named or first is None:
+        return row.subject
+    return privacy.stand_in(first, patient_names).partition(".")[0] or row.subject
+
+
+def _reason(error: BaseException, request: engine.Request) -> str:
+    """The sentence for a case that ended without a record."""
+    if isinstance(error, worker.Trouble):
+        return str(error.args[0])
+    if type(error).__name__ == "KilledWorker":
+        limit = f"the {request.memory / 2**30:.1f} GiB of --limit-memory" if request.memory else "what the machine has"
+        return (
+            f"The worker was ended at this case, as happens when it needs more memory than {limit} or crashes in "
+            "native code; raise the limit, use fewer workers, or look at the case."
+        )
+    return f"MedGen failed through its own fault ({type(error).__name__}: {error}); please report this."
+
+
+# --- the place ----------------------------------------------------------------------------------------------------
+
+
+def _check_place(out: Path) -> None:
+    """UserError where OUT is something else: another's folder, or one that cannot be written to."""
+    if not (out / "batch.json").exists() and any(
+        not item.name.startswith(ledger.PARTIAL) and item.name != LOCK for item in out.iterdir()
+    ):
+        raise UserError(f"{out} is a folder that no batch wrote; choose a new one.")
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Only one batch at a time writes to a folder; the system gives the lock back when a process dies."""
+    with (out / LOCK).open("a+") as file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            raise UserError(f"Another batch is writing to {out}; wait for its end, or choose another folder.") from None
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,275 @@
+"""Who does the cases of a batch: workers of Dask on this machine, or on a cluster that runs already.
+
+Each worker is a process with one case at a time, and is given the next when it has finished one: neither this process
+nor the scheduler holds more for ten thousand cases than for ten, and when a worker dies it is known which case it was
+at. Dask is imported when a cluster starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import logging
+import os
+import queue
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgen import ledger, resources
+from medgen.errors import MedGenError, SomeFailed, UserError
+from medgen.worker import Plan, Task, Trouble, memory, work
+
+if TYPE_CHECKING:
+    from distributed import Client, SpecCluster
+
+_QUIET = {
+    "distributed.admin.log-length": 100,
+    "distributed.admin.low-level-log-length": 100,
+    "distributed.scheduler.events-log-length": 100,
+    "distributed.scheduler.events-cleanup-delay": "10 s",
+    "distributed.worker.profile.enabled": False,
+    # Memory: a case is one piece, there is nothing to spill; a worker over its limit is ended, and its case noted.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.comm.timeouts.connect": "10 s",
+    "distributed.comm.timeouts.tcp": "20 s",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: how many workers here, or the address of a scheduler; tries and memory a case may have."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+    retry: int = 0
+    memory: int | None = None
+    device: str = "auto"
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "8GiB", "8G", "500MB" …; UserError for anything else, and for less than 64 MiB."""
+    from dask.utils import parse_bytes
+
+    try:
+        size = int(parse_bytes(text))
+    except ValueError:
+        raise UserError(f"--limit-memory {text} is not a size; write for example 8GiB.") from None
+    if size < 2**26:
+        raise UserError(f"--limit-memory {text} is too little for any case; give 64MiB or more.")
+    return size
+
+
+# --- engines ------------------------------------------------------------------------------------------------------
+
+
+class Alone:
+    """This process itself, for a single case: starting a worker would cost more than it gives."""
+
+    workers = 1
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it here."""
+        return function(*arguments)
+
+    def fit(self, plan: Plan, task: Task) -> str | None:
+        """One process is as few as can be."""
+        return None
+
+    def over(
+        self, plan: Plan, tasks: list[Task], stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Task, dict[str, Any] | Exception]]:
+        """The tasks with their records or the exception that stands for one."""
+        for task in tasks:
+            if stopped():
+                return
+            try:
+                yield task, work(plan, task)
+            except Trouble as error:
+                yield task, error
+
+
+class Workers:
+    """Dask's workers."""
+
+    def __init__(self, client: Client, cluster: SpecCluster | None, request: Request) -> None:
+        self.client = client
+        self.cluster = cluster
+        self.request = request
+        self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it on some worker; raises what it raises."""
+        return self.client.submit(function, *arguments, pure=False, key=f"call-{uuid.uuid4().hex[:8]}").result()
+
+    def fit(self, plan: Plan, task: Task) -> str | None:
+        """Keep only as many workers as the machine's memory holds, by the estimate for one case; a sentence if fewer.
+
+        Workers that were asked for by number, and those of a cluster, stay.
+        """
+        if self.cluster is None or self.request.workers is not None or self.workers < 2:
+            return None
+        each, free = self.call(memory, plan, task), resources.memory().free
+        if not each or not free or each * self.workers <= free:
+            return None
+        fewer = max(1, int(free // each))
+        self.cluster.scale(fewer)
+        self.workers = fewer
+        return f"Memory holds {fewer} of such cases at once ({each / 2**30:.1f} GB each): so many workers go on."
+
+    def over(
+        self, plan: Plan, tasks: list[Task], stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Task, dict[str, Any] | Exception]]:
+        """The tasks as they end, with their records or the exception that stands for one.
+
+        Raises SomeFailed when the scheduler is lost.
+        """
+        ended: queue.Queue[Any] = queue.Queue()
+        waiting = iter(tasks)
+        running: dict[Any, Task] = {}
+
+        def feed(next_ones: Iterable[Task]) -> None:
+            for task in next_ones:
+                key = f"{task.name}-{uuid.uuid4().hex[:8]}"
+                future = self.client.submit(work, plan, task, pure=False, key=key, retries=self.request.retry)
+                running[future] = task
+                future.add_done_callback(ended.put)
+
+        feed(itertools.islice(waiting, self.workers))
+        while running:
+            try:
+                future = ended.get(timeout=0.5)
+            except queue.Empty:
+                if stopped():
+                    self.client.cancel(list(running), force=True)
+                    return
+                if self.client.status != "running":
+                    raise self._lost() from None
+                continue
+            task = running.pop(future)
+            if future.cancelled() or self.client.status not in ("running", "connecting"):
+                raise self._lost()
+            outcome = future.result() if future.status == "finished" else future.exception()
+            future.release()
+            if type(outcome).__name__ == "KilledWorker" and not ledger.sweep(Path(plan.out), task.name):
+                feed([task])  # it had not begun: another case's worker took it along
+                continue
+            feed(itertools.islice(waiting, 1))
+            yield task, outcome
+
+    def _lost(self) -> MedGenError:
+        where = self.request.scheduler or "this machine"
+        return SomeFailed(
+            f"The scheduler on {where} was lost; what was finished is kept: start the same command again to go on."
+        )
+
+
+# --- starting them ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def started(request: Request, cases: int, scratch: Path) -> Iterator[Alone | Workers]:
+    """An engine for so many cases, ended with everything it started when the block ends.
+
+    scratch: a folder for the workers' own small files. UserError where the cluster cannot be reached.
+    """
+    if request.scheduler is None and request.memory is None and cases < 2:
+        yield Alone()
+        return
+    if importlib.util.find_spec("distributed") is None:
+        raise UserError("medgen batch needs the package dask[distributed]; install it: pip install “medgen[batch]”.")
+    import dask
+
+    for name in ("distributed", "distributed.worker", "distributed.scheduler", "distributed.nanny", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with dask.config.set({**_QUIET, "distributed.scheduler.allowed-failures": request.retry}):
+        if request.scheduler is not None:
+            with _connected(request) as client:
+                yield Workers(client, None, request)
+        else:
+            with _local(request, cases, scratch) as (client, cluster):
+                yield Workers(client, cluster, request)
+
+
+@contextlib.contextmanager
+def _connected(request: Request) -> Iterator[Client]:
+    from distributed import Client
+
+    try:
+        client = Client(request.scheduler, timeout="15 s", set_as_default=False)
+        client.wait_for_workers(1, timeout=60)
+    except (OSError, TimeoutError, ValueError) as error:
+        words = f"The scheduler {request.scheduler} cannot be reached, or has no workers ({error})"
+        raise UserError(f"{words}; check that it runs and that its workers have started.") from None
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):  # it may be gone
+            client.close(timeout=5)
+
+
+@contextlib.contextmanager
+def _local(request: Request, cases: int, scratch: Path) -> Iterator[tuple[Client, SpecCluster]]:
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    security = _security()
+    options = {"host": "127.0.0.1", "security": security, "protocol": "tls://" if security else "tcp://"}
+    common = {**options, "nthreads": 1, "memory_limit": request.memory or 0, "dashboard": False}
+    common |= {"local_directory": str(scratch), "silence_logs": logging.CRITICAL, "death_timeout": 60}
+    places = _places(request, cases)
+    workers = {
+        number: {"cls": Nanny, "options": {**common, "env": environment}} for number, environment in enumerate(places)
+    }
+    scheduler = {"cls": Scheduler, "options": {**options, "dashboard": False, "port": 0}}
+    cluster = SpecCluster(workers, scheduler, security=security, silence_logs=logging.CRITICAL)
+    try:
+        with Client(cluster, security=security, set_as_default=False, timeout="60 s") as client:
+            client.wait_for_workers(len(places), timeout=120)
+            yield client, cluster
+    finally:
+        with contextlib.suppress(Exception):  # a worker that has just died is no reason to fail now
+            cluster.close(timeout=10)
+
+
+def _places(request: Request, cases: int) -> list[dict[str, str]]:
+    """The environment of each worker: a GPU of its own where there are any and they are not declined, else its share
+    of the processors."""
+    gpus = visible_gpus() if request.device in ("auto", "cuda") else []
+    most = len(gpus) or cores()
+    if request.workers is not None and gpus and request.workers > len(gpus):
+        raise UserError(
+            f"--workers {request.workers} is more than the {len(gpus)} GPUs of this machine; ask for fewer."
+        )
+    count = min(request.workers or most, cases)
+    threads = str(max(1, cores() // count))
+    shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    shared["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = threads
+    return [{**shared, **({"CUDA_VISIBLE_DEVICES": gpus[n]} if gpus else {})} for n in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is for each GPU that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [one.strip() for one in named.split(",") if one.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(resources.gpus()))]
+
+
+def _security() -> Any:
+    """A certificate for this batch alone, so that nobody else on the machine can hand work to its workers."""
+    if importlib.util.find_spec("cryptography") is None:
+        return None
+    from distributed import Security
+
+    return Security.temporary()
