@@ -50,6 +50,18 @@ def missing() -> list[str]:
     ]
 
 
+def require() -> None:
+    """InstallError, naming what is missing, where a run could not work."""
+    names = missing()
+    if names:
+        raise InstallError(
+            _(
+                "These Python packages are missing: {names}; open a MedGen module and press Install, or install them "
+                "in Slicer's Python."
+            ).format(names=", ".join(names))
+        )
+
+
 def question(requirements: list[str]) -> str:
     """The one question, with everything that would be installed."""
     listed = "\n".join(f"    {requirement}" for requirement in requirements)

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     speak: Callable[[dict[str, Any]], None] = emitter("json" if _wants_json(arguments) else "none")
     try:
-        args = _parser().parse_args(arguments)
+        args = parse(arguments)
         return int(args.verb(args) or DONE)
     except MedGenError as error:
         speak({"event": "error", "message": str(error), "code": error.exit_code})
@@ -72,6 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
         return USER_FAULT
     except Exception as error:
         return _our_fault(error, speak)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """A command line, understood; UserError for what is wrong with it. Asked for help it prints it and ends."""
+    return _parser().parse_args(arguments)
 
 
 def _our_fault(error: BaseException, speak: Callable[[dict[str, Any]], None]) -> int:

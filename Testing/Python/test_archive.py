@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import dicom_tools as make
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from backend_tools import medgen, picture, volume
+from backend_tools import ROOT, picture, volume
 from dicom_tools import ROOT_UID
 
-from medgen import archive, cohort, dicom, io, privacy
+from medgen import archive, catalog, cohort, dicom, io, ledger, privacy, worker
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool, Role
 
@@ -155,16 +156,49 @@ def contents(path: Path) -> bytes:
     return head + gzip.decompress(body) if b"encoding: gzip" in head else data
 
 
-def test_no_output_of_a_dicom_series_holds_the_patient(tree: Path, stubs: Path) -> None:
-    text = f"{tree / make.NAME / '20240131'}#{UID}"
-    image = io.read_image(Path(text))
-    for ending in (".nii.gz", ".nrrd", ".mha"):
+def leaks(folder: Path, words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Which files below a folder hold which of the words, in their names or bytes."""
+    found = []
+    for path in folder.rglob("*"):
+        data = path.name.lower().encode() + (contents(path).lower() if path.is_file() else b"")
+        found += [(path.name, word) for word in words if word.lower().encode() in data]
+    return found
+
+
+def test_images_written_from_dicom_hold_nothing_of_its_header(tree: Path) -> None:
+    image = io.read_image(Path(f"{tree / make.NAME / '20240131'}#{UID}"))
+    for ending in (".nii.gz", ".nii", ".nrrd", ".mha"):
         io.write_image(image, tree.parent / "written" / f"a{ending}")
-    done = medgen("apply", "stub-stylegan", "--help")
-    assert done.returncode == 0
-    found = [path for path in (tree.parent / "written").rglob("*") if path.is_file()]
-    assert len(found) == 3
-    for path in found:
-        data = contents(path).lower()
-        for word in (*PRIVATE, "20240131", UID):
-            assert word.lower().encode() not in data, (path, word)
+    assert len(list((tree.parent / "written").iterdir())) == 4
+    assert not leaks(tree.parent / "written", (*PRIVATE, "20240131", UID, "B30f"))
+
+
+@pytest.mark.parametrize("patient_names", [False, True])
+def test_a_batch_over_an_archive_names_the_patient_only_when_asked(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient_names: bool
+) -> None:
+    stubs = ROOT / "Testing" / "Slicer"
+    monkeypatch.syspath_prepend(str(stubs))
+    (tmp_path / "catalog.json").write_text(catalog.build(["panel_stubs.threshold"]), encoding="utf-8")
+    monkeypatch.setenv("MEDGEN_CATALOG", str(tmp_path / "catalog.json"))
+    dicoms, out = tree / make.NAME, tmp_path / "out"
+    make.stack(dicoms, f"{ROOT_UID}.2.3", name="C{}", heights=(0, 1, 2, 4))  # one slice is missing
+    operation = catalog.load("stub-threshold").operation("invert")
+    plan = worker.Plan(str(out), "stub-threshold", "invert", None, {}, "cpu", "32", 0, None, {}, "r", patient_names)
+    rows = archive.cohort_rows(dicoms, operation, patient_names)
+    tasks = [worker.Task(row.subject, row.subject, row.files, label=row.label) for row in rows]
+    ended = [worker.work(plan, task) for task in tasks]
+    ledger.write_tables(out)
+    (failure,) = [one for one in ended if one["state"] == "failed"]
+    assert "lacks 1 slice" in failure["reason"] and len(ended) == 3
+    told = {word for _, word in leaks(out, PRIVATE)}
+    if patient_names:
+        assert set(make.NAME.split("^")) <= told
+        return
+    assert not told
+    assert failure["reason"].startswith(failure["case"] + " lacks 1 slice")
+    (done,) = out.glob("cases/CT_Thorax*")
+    record = json.loads((done / "inverted.nii.gz.provenance.json").read_text())
+    assert [one["file"] for one in record["inputs"]] == [done.name] and record["inputs"][0]["sha256"]
+    number = [task.name for task in tasks].index(done.name)
+    assert worker.unchanged(ended[number], tasks[number]) and not worker.unchanged(ended[number], tasks[number - 1])
