@@ -69,16 +69,13 @@ class Batch:
         _check_place(out)
         with _locked(out):
             ledger.sweep(out)
-            scratch = ledger.stage(out, "workers")
-            with engine.started(self.request, len(tasks), scratch) as crew:
-                plan = replace(plan, config=crew.call(worker.configure, plan))
-                batch = self._describe(plan, entry, len(tasks))
-                plan = replace(plan, recipe=batch["recipe"])
-                todo = self._todo(plan, tasks)
-                ledger.write_json(batch, out / "batch.json")
-                left = self._work(crew, plan, todo, len(tasks))
-                if plan.features and not left and not self._stopped:
-                    self._together(crew, plan, tasks)
+            plan = replace(plan, config=self._known(plan))
+            todo = self._todo(plan, tasks) if plan.config else tasks
+            left = 0
+            if todo or plan.features:
+                left = self._go(plan, entry, tasks, todo)
+            else:
+                self._note(plan, entry, len(tasks))
             ledger.sweep(out)
             ledger.write_tables(out)
             page = casereport.write(out)
@@ -89,6 +86,18 @@ class Batch:
             verb = "case is" if left == 1 else "cases are"
             raise SomeFailed(f"{left} of {len(tasks)} {verb} not done; {out / 'failures.csv'} says why.")
         return page
+
+    def _go(self, plan: Plan, entry: dict[str, Any], tasks: list[Task], todo: list[Task]) -> int:
+        """Start an engine for what is to do, and do it; how many cases are left undone."""
+        with engine.started(self.request, len(todo), ledger.stage(self.out, "workers")) as crew:
+            if not plan.config:
+                plan = replace(plan, config=crew.call(worker.configure, plan))
+                todo = self._todo(plan, tasks)
+            plan = self._note(plan, entry, len(tasks))
+            left = self._work(crew, plan, todo, len(tasks))
+            if plan.features and not left and not self._stopped:
+                self._together(crew, plan, tasks)
+        return left
 
     # --- before -----------------------------------------------------------------------------------------------------
 
@@ -144,11 +153,12 @@ class Batch:
             for name, row in zip(names, rows, strict=True)
         ]
 
-    def _describe(self, plan: Plan, entry: dict[str, Any], cases: int) -> ledger.Record:
-        """batch.json."""
+    def _note(self, plan: Plan, entry: dict[str, Any], cases: int) -> Plan:
+        """Write batch.json; the plan with its recipe."""
+        plan = replace(plan, recipe=recipe_of(plan))
         method = catalog.entry(plan.method)
         model = None if plan.model is None else {key: plan.model[key] for key in ("name", "digest")}
-        batch: ledger.Record = {
+        batch = {
             "format": ledger.FORMAT,
             "method": plan.method,
             "operation": plan.operation,
@@ -166,8 +176,22 @@ class Batch:
             "medgen": __version__,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "use": "Research use only. Not for clinical use.",
+            "recipe": plan.recipe,
+            "asked": {"tier": plan.tier, "settings": plan.settings},
         }
-        return {**batch, "recipe": ledger.recipe(batch)}
+        ledger.write_json(batch, self.out / "batch.json")
+        return plan
+
+    def _known(self, plan: Plan) -> dict[str, Any]:
+        """The settings in full where this batch has had the same ones checked before, so that a start that finds
+        nothing to do needs no worker; else nothing."""
+        with contextlib.suppress(UserError):
+            before = ledger.read_batch(self.out)
+            asked = {"tier": plan.tier, "settings": plan.settings}
+            meant = (before["method"], before["operation"], before["device"], before["medgen"], before["asked"])
+            if meant == (plan.method, plan.operation, plan.device, __version__, asked):
+                return dict(before["config"])
+        return {}
 
     def _todo(self, plan: Plan, tasks: list[Task]) -> list[Task]:
         """The cases that are not done, or are to be done again."""
@@ -176,7 +200,7 @@ class Batch:
             found = ledger.read_case(self.out, task.name)
             if found is None or found["state"] != "done" or self.redo == "all":
                 todo.append(task)
-            elif found["recipe"] != plan.recipe or not worker.unchanged(found, task, self.patient_names):
+            elif found["recipe"] != recipe_of(plan) or not worker.unchanged(found, task, self.patient_names):
                 other += 1
                 if self.redo == "changed":
                     todo.append(task)
@@ -211,6 +235,12 @@ class Batch:
     def _together(self, crew: engine.Alone | engine.Workers, plan: Plan, tasks: list[Task]) -> None:
         for path in crew.call(worker.together, plan, tasks):
             self.emit({"event": "output", "role": "result", "path": str((self.out / path).resolve())})
+
+
+def recipe_of(plan: Plan) -> str:
+    """The digest of what decides results, apart from the inputs."""
+    model = None if plan.model is None else plan.model["digest"]
+    return ledger.digest([plan.method, plan.operation, plan.config, plan.seed, plan.precision, model])
 
 
 def _role(declared: dict[str, Any]) -> Role:

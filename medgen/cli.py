@@ -534,7 +534,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _batch(args: argparse.Namespace) -> int:
     from medgen import batch, engine
 
-    if (args.workers or 1) < 1 or args.retry < 0:
+    if (args.workers is not None and args.workers < 1) or args.retry < 0:
         raise UserError("--workers takes 1 or more, --retry 0 or more; mend them.")
     if args.workers and args.scheduler:
         raise UserError("--workers is for this machine, --scheduler for a cluster; give one of them.")

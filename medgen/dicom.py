@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ MARK = "#"
 # What has no picture of its own, or one that is no image: structures, plans, doses, reports, masks, registrations.
 NOT_IMAGES = {"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "DOC", "REG", "FID", "RWV", "AU"}
 _CACHED = 50_000  # headers
+_FOLDERS = 8
+_SETTLED = 10**9  # ns: what changed less long ago may change again without another time
+_remembered: dict[Path, tuple[dict[Path, int], dict[str, list[Path]]]] = {}  # by folder: times of those below; series
 
 
 # --- which there are ----------------------------------------------------------------------------------------------
@@ -68,6 +72,34 @@ def series(files: Iterable[Path]) -> dict[str, list[Header]]:
     return {uid: in_order(headers) for uid, headers in found.items()}
 
 
+def _below(folder: Path) -> dict[str, list[Path]]:
+    """The files of each series below a folder. That is remembered until something is put into a folder or taken
+    out, so that the cases of a large archive do not each search it all."""
+    known = _remembered.pop(folder, None)
+    if known is None or any(_changed(place) != when for place, when in known[0].items()):
+        places: dict[Path, int] = {}
+
+        def note(place: Path) -> bool:
+            places[place] = _changed(place)
+            return False
+
+        found = series(folders.files(folder, skip=note))
+        known = places, {uid: [one.path for one in headers] for uid, headers in found.items()}
+        if time.time_ns() - max(places.values(), default=0) < _SETTLED:
+            return known[1]
+    _remembered[folder] = known
+    while len(_remembered) > _FOLDERS:
+        del _remembered[next(iter(_remembered))]
+    return known[1]
+
+
+def _changed(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return -1
+
+
 def in_order(headers: list[Header]) -> list[Header]:
     """The files of a series from its first slice to its last: along the normal of its planes, else as numbered."""
     numbered = sorted(headers, key=lambda one: (one.instance, one.path.as_posix()))
@@ -92,11 +124,13 @@ def named(text: str | Path) -> list[Header]:
     if not path.is_dir():
         return []
     if uid is not None:
-        own = series(folders.files(path)).get(uid)
+        own = series(_below(path).get(uid, ())).get(uid)
         if own is None:
             raise UserError(f"Folder {path} holds no DICOM series {uid}; check the text behind “{MARK}”.")
         return own
-    found = series(file for file in folders.files(path) if file.parent == path) or series(folders.files(path))
+    below = _below(path)
+    own_files = (file for files in below.values() for file in files if file.parent == path)
+    found = series(own_files) or series(file for files in below.values() for file in files)
     if len(found) > 1:
         texts = ", ".join(f"{MARK}{uid}" for uid in sorted(found)[:3]) + (", …" if len(found) > 3 else "")
         raise UserError(

@@ -7,6 +7,8 @@ at. Dask is imported when a cluster starts.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import importlib.util
 import itertools
@@ -110,8 +112,28 @@ class Workers:
         self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call it on some worker; raises what it raises."""
-        return self.client.submit(function, *arguments, pure=False, key=f"call-{uuid.uuid4().hex[:8]}").result()
+        """Call it on some worker; raises what it raises, and SomeFailed when workers die at it or all is lost."""
+        for _ in range(3):
+            future = self.client.submit(function, *arguments, pure=False, key=f"call-{uuid.uuid4().hex[:8]}")
+            outcome = self._outcome(future)
+            if type(outcome).__name__ == "KilledWorker":
+                continue
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+        raise SomeFailed("Workers were ended three times before the first case; look at the memory of the machine.")
+
+    def _outcome(self, future: Any) -> Any:
+        """What a future gives, or the exception that it ended with."""
+        while True:
+            try:
+                error = future.exception(timeout=1)
+                return future.result() if error is None else error
+            except (TimeoutError, asyncio.TimeoutError):
+                if self.client.status != "running":
+                    raise self._lost() from None
+            except concurrent.futures.CancelledError:
+                raise self._lost() from None
 
     def fit(self, plan: Plan, task: Task) -> str | None:
         """Keep only as many workers as the machine's memory holds, by the estimate for one case; a sentence if fewer.
@@ -232,14 +254,27 @@ def _local(request: Request, cases: int, scratch: Path) -> Iterator[tuple[Client
         number: {"cls": Nanny, "options": {**common, "env": environment}} for number, environment in enumerate(places)
     }
     scheduler = {"cls": Scheduler, "options": {**options, "dashboard": False, "port": 0}}
-    cluster = SpecCluster(workers, scheduler, security=security, silence_logs=logging.CRITICAL)
+    client = None
     try:
-        with Client(cluster, security=security, set_as_default=False, timeout="60 s") as client:
+        cluster = SpecCluster(workers, scheduler, security=security, silence_logs=logging.CRITICAL)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise _not_started(str(error)) from None
+    try:
+        try:
+            client = Client(cluster, security=security, set_as_default=False, timeout="60 s")
             client.wait_for_workers(len(places), timeout=120)
-            yield client, cluster
+        except (OSError, TimeoutError) as error:
+            raise _not_started(str(error) or "two minutes have passed") from None
+        yield client, cluster
     finally:
-        with contextlib.suppress(Exception):  # a worker that has just died is no reason to fail now
-            cluster.close(timeout=10)
+        for one in (client, cluster):
+            with contextlib.suppress(Exception):  # a worker that has just died is no reason to fail now
+                if one is not None:
+                    one.close(timeout=10)
+
+
+def _not_started(why: str) -> SomeFailed:
+    return SomeFailed(f"The workers could not be started ({why}); close other programs or use fewer --workers.")
 
 
 def _places(request: Request, cases: int) -> list[dict[str, str]]:

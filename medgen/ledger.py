@@ -9,9 +9,9 @@
 
 A record of a finished case: case, subject, state ("done"), inputs (role, file, sha256, bytes, mtime_ns), outputs (role,
 kind, file), recipe, measures (name -> number), log (sentences), changed_for_memory, preview, time, seconds, host. Of
-one that failed: case, subject, state ("failed"), inputs, recipe, reason (a sentence), code (exit code), log, time, seconds,
-host. `recipe` is the digest of what decides a result apart from its inputs: method, operation, settings,
-seed, precision, and the model's own digest. Standard library only.
+one that failed: case, subject, state ("failed"), inputs (role, file), recipe, reason (a sentence), code (exit code),
+log, time, seconds, host. `recipe` is the digest of what decides a result apart from its inputs: method, operation,
+settings, seed, precision, and the model's own digest. Standard library only.
 """
 
 from __future__ import annotations
@@ -37,12 +37,9 @@ REPLACED = "replaced"  # in a partial folder: the result that a new one is about
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
-def recipe(batch: Record) -> str:
-    """The digest of what decides results, read off batch.json's fields."""
-    keys = ("method", "operation", "config", "seed", "precision")
-    model = (batch.get("model") or {}).get("digest")
-    decisive = [*(batch[key] for key in keys), model]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+def digest(value: Any) -> str:
+    """SHA-256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def safe_name(text: str) -> str:

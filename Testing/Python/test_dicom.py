@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,23 @@ def test_the_digest_of_a_series_is_of_its_files_in_order(tmp_path: Path) -> None
     changed = tmp_path / "IM0003"
     changed.write_bytes(changed.read_bytes()[:-1] + b"\1")
     assert worker.digest_of(text, *worker.stamp(text)) != before
+
+
+def test_what_is_remembered_of_a_folder_is_forgotten_when_files_come_or_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make.stack(tmp_path / "a", UID)
+    text = f"{tmp_path}#{UID}"
+    for place in (tmp_path, tmp_path / "a"):
+        os.utime(place, (1, 1))
+    assert len(dicom.files_of(text)) == 5
+    monkeypatch.setattr(dicom.folders, "files", lambda *_, **__: pytest.fail("searched again"))
+    assert len(dicom.files_of(text)) == 5
+    monkeypatch.undo()
+    (tmp_path / "a" / "IM0005").unlink()
+    assert len(dicom.files_of(text)) == 4
+    make.write(tmp_path / "a" / "IM0004", make.patient(OTHER))
+    assert len(dicom.files_of(text)) == 3
 
 
 @pytest.mark.parametrize(

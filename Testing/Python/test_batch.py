@@ -1,0 +1,234 @@
+"""A cohort is gone over case by case: what is done stays done, what is bad is said, and nothing half-made is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from backend_tools import ROOT, medgen, volume
+from batch_tools import batch, cohort, contents, leftovers, read, records
+
+from medgen import engine, ledger, resources
+from medgen.errors import UserError
+
+
+def test_every_case_is_done_and_a_second_start_does_only_what_is_missing(stubs: Path) -> None:
+    table = cohort(stubs, 5)
+    batch(table, stubs / "out")
+    assert [row["state"] for row in read(stubs / "out", "ledger.csv")] == ["done"] * 5
+    result = sitk.ReadImage(str(stubs / "out" / read(stubs / "out", "results.csv")[3]["product"]))
+    assert np.allclose(sitk.GetArrayFromImage(result), 2 * sitk.GetArrayFromImage(volume(seed=3)))
+    before = records(stubs / "out")
+    for file in (stubs / "out" / "cases" / "case001").iterdir():
+        file.unlink()
+    (stubs / "out" / "cases" / "case001").rmdir()
+    again = batch(table, stubs / "out")
+    assert "4 of 5 cases are done already" in again.stderr
+    after = records(stubs / "out")
+    assert {name for name in after if after[name] != before[name]} == {"case001"}
+    assert (stubs / "out" / "report.html").exists()
+
+
+def test_bad_cases_stop_nobody_and_each_has_its_sentence(stubs: Path) -> None:
+    (stubs / "damaged.nii.gz").write_bytes(b"not an image")
+    extra = (
+        "killer,in/v000.nii.gz",
+        "faulty,in/v001.nii.gz",
+        "gone,in/none.nii.gz",
+        "damaged,damaged.nii.gz",
+        "empty,",
+    )
+    table = cohort(stubs, 6, extra)
+    done = batch(table, stubs / "out", "--workers", 2, code=5)
+    assert "5 of 11 cases are not done" in done.stderr
+    assert set(records(stubs / "out")) == {f"case{number:03d}" for number in range(6)}
+    reasons = {row["case"]: row["reason"] for row in read(stubs / "out", "failures.csv")}
+    assert set(reasons) == {"killer", "faulty", "gone", "damaged", "empty"}
+    assert "crashes in native code" in reasons["killer"]
+    assert "ZeroDivisionError: by design" in reasons["faulty"]
+    assert "does not exist" in reasons["gone"]
+    assert "cannot be read as an image" in reasons["damaged"]
+    assert "column “image” is empty" in reasons["empty"]
+    assert all(reason.endswith(".") and "\n" not in reason for reason in reasons.values())
+    (stubs / "in" / "none.nii.gz").write_bytes((stubs / "in" / "v002.nii.gz").read_bytes())
+    batch(table, stubs / "out", "--workers", 2, code=5)
+    assert "gone" in records(stubs / "out")
+    assert len(read(stubs / "out", "failures.csv")) == 4
+
+
+def test_what_was_made_otherwise_is_noticed_and_made_anew_only_when_asked(stubs: Path) -> None:
+    table = cohort(stubs, 3)
+    batch(table, stubs / "out")
+    first = contents(stubs / "out")
+    touched = stubs / "in" / "v000.nii.gz"
+    os.utime(touched)  # another time, the same content
+    assert "made from other inputs" not in batch(table, stubs / "out").stderr
+    sitk.WriteImage(volume(seed=77), str(touched))
+    assert "1 of the finished cases were made from other inputs" in batch(table, stubs / "out").stderr
+    assert contents(stubs / "out") == first
+    assert "3 of the finished cases" in batch(table, stubs / "out", "--set", "factor=3").stderr
+    assert contents(stubs / "out") == first
+    batch(table, stubs / "out", "--set", "factor=3", "--redo", "changed")
+    made = sitk.ReadImage(str(stubs / "out" / "cases" / "case000" / "product.nii.gz"))
+    assert np.allclose(sitk.GetArrayFromImage(made), 3 * sitk.GetArrayFromImage(volume(seed=77)), rtol=1e-6)
+    assert "3 of 3 cases are done already" in batch(table, stubs / "out", "--set", "factor=3").stderr
+
+
+def test_a_worker_over_its_memory_is_ended_and_the_case_says_so(stubs: Path) -> None:
+    table = cohort(stubs, 1, ("glutton,in/v000.nii.gz",))
+    batch(table, stubs / "out", "--limit-memory", "600MiB", code=5)
+    (failure,) = read(stubs / "out", "failures.csv")
+    assert failure["case"] == "glutton" and "0.6 GiB of --limit-memory" in failure["reason"]
+    assert set(records(stubs / "out")) == {"case000"}
+
+
+def test_a_stopped_batch_keeps_what_is_finished_and_goes_on(stubs: Path) -> None:
+    table = cohort(stubs, 8)
+    words = ["batch", "stub-plain", str(table), "-o", str(stubs / "out"), "--set", "seconds=0.5"]
+    process = subprocess.Popen([sys.executable, "-m", "medgen", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    _until(lambda: len(records(stubs / "out")) >= 2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 4 and "start the same command again to go on" in said
+    assert not leftovers(stubs / "out")
+    finished = records(stubs / "out")
+    assert 2 <= len(finished) < 8
+    batch(table, stubs / "out", "--set", "seconds=0.5")
+    after = records(stubs / "out")
+    assert len(after) == 8 and all(after[name] == finished[name] for name in finished)
+
+
+def test_two_batches_do_not_write_to_one_folder_at_once(stubs: Path) -> None:
+    table = cohort(stubs, 2)
+    words = ["batch", "stub-plain", str(table), "-o", str(stubs / "out"), "--set", "seconds=20"]
+    with subprocess.Popen([sys.executable, "-m", "medgen", *words], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        _until(lambda: any((stubs / "out").glob(".partial-*-case*")))
+        refused = medgen("batch", "stub-plain", table, "-o", stubs / "out")
+        assert refused.returncode == 2 and "Another batch is writing to" in refused.stderr
+        process.kill()
+
+
+def test_a_folder_of_somebody_else_is_not_touched(stubs: Path) -> None:
+    table = cohort(stubs, 1)
+    (stubs / "out").mkdir()
+    (stubs / "out" / "thesis.doc").write_text("mine")
+    refused = medgen("batch", "stub-plain", table, "-o", stubs / "out")
+    assert refused.returncode == 2 and "no batch wrote" in refused.stderr
+    assert [path.name for path in (stubs / "out").iterdir()] == ["thesis.doc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "factor=99"], "Setting “factor” = 99 is not possible"),
+        (["--scheduler", "tcp://127.0.0.1:9", "--workers", "2"], "give one of them"),
+        (["--limit-memory", "lots"], "is not a size"),
+        (["--workers", "0"], "--workers takes 1 or more"),
+        (["--operation", "fly"], "has no operation “fly”"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_case(stubs: Path, words: list[str], said: str) -> None:
+    table = cohort(stubs, 1)
+    refused = medgen("batch", "stub-plain", table, "-o", stubs / "out", *words)
+    assert refused.returncode == 2 and said in refused.stderr
+    assert not (stubs / "out" / "cases").exists()
+
+
+@contextlib.contextmanager
+def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and workers in processes of their own, as on a cluster."""
+    file = folder / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    scheduler = subprocess.Popen([*dask, "--no-dashboard", "--scheduler-file", str(file)], **quiet, cwd=folder)
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1"]
+    worker += ["--no-dashboard", "--death-timeout", "5", "--no-nanny"]
+    started = [subprocess.Popen(worker, **quiet, cwd=folder) for _ in range(workers)]
+    try:
+        _until(file.exists)
+        time.sleep(0.2)
+        yield __import__("json").loads(file.read_text())["address"], scheduler
+    finally:
+        for process in (scheduler, *started):
+            process.kill()
+            process.wait()
+
+
+def test_a_cluster_does_the_cases_and_one_that_is_lost_loses_nothing(stubs: Path) -> None:
+    table = cohort(stubs, 12)
+    with _cluster(stubs, 2) as (address, scheduler):
+        words = ["batch", "stub-plain", str(table), "-o", str(stubs / "out"), "--scheduler", address]
+        words += ["--set", "seconds=0.5"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "medgen", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        _until(lambda: len(records(stubs / "out")) >= 3)
+        scheduler.kill()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 5 and "was lost; what was finished is kept" in said and "Traceback" not in said
+    finished = records(stubs / "out")
+    assert len(finished) >= 3
+    batch(table, stubs / "out", "--set", "seconds=0.5", "--workers", 2)
+    after = records(stubs / "out")
+    assert len(after) == 12 and all(after[name] == finished[name] for name in finished)
+
+
+def test_a_scheduler_that_is_not_there_is_said(stubs: Path) -> None:
+    table = cohort(stubs, 1)
+    refused = medgen("batch", "stub-plain", table, "-o", stubs / "out", "--scheduler", "tcp://127.0.0.1:9")
+    assert refused.returncode == 2 and "cannot be reached" in refused.stderr
+
+
+def test_each_worker_has_a_gpu_of_its_own_or_its_share_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "cores", lambda: 8)
+    monkeypatch.setattr(resources, "gpus", lambda: [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    places = engine._places(engine.Request(workers=4), cases=100)
+    assert [place["OMP_NUM_THREADS"] for place in places] == ["2"] * 4
+    assert len(engine._places(engine.Request(), cases=100)) == 8
+    assert len(engine._places(engine.Request(), cases=3)) == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    places = engine._places(engine.Request(), cases=100)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["2", "5"]
+    assert "CUDA_VISIBLE_DEVICES" not in engine._places(engine.Request(device="cpu"), cases=100)[0]
+    with pytest.raises(UserError, match="more than the 2 GPUs"):
+        engine._places(engine.Request(workers=3), cases=100)
+
+
+def test_names_of_cases_fit_every_disk_and_never_meet() -> None:
+    texts = [
+        "a",
+        "A",
+        "-rf",
+        "x y",
+        "x_y",
+        'O\'Brien "q"',
+        "../../etc",
+        "ü" * 200,
+        "ü" * 201,
+        "nul",
+        "",
+        "=1+1",
+        "a\nb",
+    ]
+    names = ledger.case_names(texts)
+    assert names == ledger.case_names(texts)
+    assert len({name.casefold() for name in names}) == len(texts)
+    for name in names:
+        assert len(name.encode()) <= 100 and name[0] not in ".-" and not set(name) & set("/\\:*?\"<>|'= \n")
+
+
+def _until(true: object, seconds: float = 40.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
