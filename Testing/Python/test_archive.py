@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dicom_tools as make
 import numpy as np
@@ -15,7 +18,7 @@ import SimpleITK as sitk
 from backend_tools import ROOT, picture, volume
 from dicom_tools import ROOT_UID
 
-from medgen import archive, catalog, cohort, dicom, io, ledger, privacy, worker
+from medgen import archive, catalog, cohort, dicom, dicomvolume, io, ledger, privacy, worker
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool, Role
 
@@ -166,7 +169,10 @@ def leaks(folder: Path, words: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def test_images_written_from_dicom_hold_nothing_of_its_header(tree: Path) -> None:
-    image = io.read_image(Path(f"{tree / make.NAME / '20240131'}#{UID}"))
+    text = Path(f"{tree / make.NAME / '20240131'}#{UID}")
+    assert list(io.read_itk(text).GetMetaDataKeys()) == [dicomvolume.NAME]
+    assert list(io.read_itk(text.parent / "20240131" / "IM0001").GetMetaDataKeys()) == [dicomvolume.NAME]
+    image = io.read_image(text)
     for ending in (".nii.gz", ".nii", ".nrrd", ".mha"):
         io.write_image(image, tree.parent / "written" / f"a{ending}")
     assert len(list((tree.parent / "written").iterdir())) == 4
@@ -202,3 +208,18 @@ def test_a_batch_over_an_archive_names_the_patient_only_when_asked(
     assert [one["file"] for one in record["inputs"]] == [done.name] and record["inputs"][0]["sha256"]
     number = [task.name for task in tasks].index(done.name)
     assert worker.unchanged(ended[number], tasks[number]) and not worker.unchanged(ended[number], tasks[number - 1])
+
+
+def test_what_a_method_says_of_a_case_is_kept_without_the_patient(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"{tree / make.NAME / '20240131'}#{UID}"
+
+    def perform(plan: object, task: object, folder: Path, scratch: Path, log: Callable[[str], None]) -> dict[str, Any]:
+        log(f"{text} of {make.NAME} was smoothed.")
+        return {"outputs": [], "measures": {}, "changed_for_memory": []}
+
+    monkeypatch.setattr(worker, "specialist", lambda plan: SimpleNamespace(perform=perform))
+    plan = worker.Plan(str(tmp_path / "out"), "any", "apply", None, {}, "cpu", "32", 0, None)
+    done = worker.work(plan, worker.Task("a", "a", {"ct": [text]}))
+    assert done["log"] == [f"{privacy.stand_in(text)} of … was smoothed."]

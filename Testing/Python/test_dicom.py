@@ -43,10 +43,11 @@ def test_a_series_has_its_hounsfield_units_and_its_place(
 
 def test_fractional_slopes_that_differ_from_slice_to_slice_lose_nothing(tmp_path: Path) -> None:
     stored = np.arange(48, dtype=np.int16).reshape(6, 8)
-    for number, slope in enumerate((1, 0.25, 0.3), start=1):
-        make.write(tmp_path / f"{number}", make.slice_of(UID, number, stored, (0, 0, number), rescale=(slope, 0.5)))
+    rescales = [(1, 0), (0.25, 0.5), (0.3, -0.5)]  # whole numbers in the first, which ITK would make of all
+    for number, rescale in enumerate(rescales, start=1):
+        make.write(tmp_path / f"{number}", make.slice_of(UID, number, stored, (0, 0, number), rescale=rescale))
     data = io.read_image(tmp_path, CT).data[0].numpy().T
-    np.testing.assert_allclose(data, [stored * slope + 0.5 for slope in (1, 0.25, 0.3)], atol=1e-4)
+    np.testing.assert_allclose(data, [stored * slope + intercept for slope, intercept in rescales], atol=1e-4)
 
 
 @pytest.mark.parametrize("compressor", ["", "RLE", "JPEG2000"])
