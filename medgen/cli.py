@@ -536,8 +536,10 @@ def _batch(args: argparse.Namespace) -> int:
 
     if (args.workers is not None and args.workers < 1) or args.retry < 0:
         raise UserError("--workers takes 1 or more, --retry 0 or more; mend them.")
-    if args.workers and args.scheduler:
-        raise UserError("--workers is for this machine, --scheduler for a cluster; give one of them.")
+    if args.scheduler and (args.workers or args.limit_memory):
+        raise UserError(
+            "--workers and --limit-memory are for this machine, --scheduler for a cluster; give one of them."
+        )
     limit = None if args.limit_memory is None else engine.parse_size(args.limit_memory)
     one = batch.Batch(
         target=args.model,

@@ -132,7 +132,7 @@ class Workers:
             except (TimeoutError, asyncio.TimeoutError):
                 if self.client.status != "running":
                     raise self._lost() from None
-            except concurrent.futures.CancelledError:
+            except (concurrent.futures.CancelledError, OSError):  # all futures of a lost scheduler; the way to it
                 raise self._lost() from None
 
     def fit(self, plan: Plan, task: Task) -> str | None:
@@ -180,9 +180,7 @@ class Workers:
                     raise self._lost() from None
                 continue
             task = running.pop(future)
-            if future.cancelled() or self.client.status not in ("running", "connecting"):
-                raise self._lost()
-            outcome = future.result() if future.status == "finished" else future.exception()
+            outcome = self._outcome(future)
             future.release()
             if type(outcome).__name__ == "KilledWorker" and not ledger.sweep(Path(plan.out), task.name):
                 feed([task])  # it had not begun: another case's worker took it along
@@ -212,9 +210,10 @@ def started(request: Request, cases: int, scratch: Path) -> Iterator[Alone | Wor
     if importlib.util.find_spec("distributed") is None:
         raise UserError("medgen batch needs the package dask[distributed]; install it: pip install “medgen[batch]”.")
     import dask
+    import distributed  # noqa: F401  # its import sets the levels of its loggers
 
-    for name in ("distributed", "distributed.worker", "distributed.scheduler", "distributed.nanny", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what went wrong is said by us, once
     with dask.config.set({**_QUIET, "distributed.scheduler.allowed-failures": request.retry}):
         if request.scheduler is not None:
             with _connected(request) as client:

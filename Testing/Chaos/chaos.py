@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backend_tools import HERE, ROOT, STUBS
-from batch_tools import cohort, contents, leftovers, records
+from batch_tools import cohort, contents, leftovers, read, records
 
 from medgen import catalog
 
@@ -41,11 +41,10 @@ class Said:
 class Chaos:
     """A cohort, an undisturbed run of it, and rounds that are compared with that one."""
 
-    def __init__(self, folder: Path, cases: int, seconds: float, random: random.Random) -> None:
+    def __init__(self, folder: Path, cases: int, seconds: float, random: random.Random, real: bool = False) -> None:
         self.folder = folder
         self.cases = cases
         self.seconds = seconds
-        self.words = ["--set", f"seconds={seconds}"]
         self.random = random
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "stubs.json").write_text(catalog.build(STUBS), encoding="utf-8")
@@ -56,9 +55,27 @@ class Chaos:
             "MEDGEN_HOME": str(folder / "home"),
             "CHAOS": str(folder),  # by which processes left over are found
         }
-        self.table = cohort(folder, cases)
+        if real:
+            self.words = [str(folder / "model"), str(self._heads()), "--tier", "smoke", "--device", "cpu"]
+        else:
+            self.words = ["stub-plain", str(cohort(folder, cases)), "--set", f"seconds={seconds}"]
         self.start = 0.0  # seconds until the first cases
         self.expected: dict[str, Any] = {}
+
+    def _heads(self) -> Path:
+        """A network trained for moments, and a table of MR phantoms that it makes CTs of."""
+        heads, model = self.folder / "heads", self.folder / "model"
+        self._medgen("phantom", "frequency-mr-to-ct", "-n", "4", "-o", str(heads))
+        self._medgen("train", "frequency-mr-to-ct", str(heads / "cohort.csv"), "-o", str(model), "--tier", "smoke")
+        images = [str(heads / row["mr"]) for row in read(heads, "cohort.csv")]
+        lines = [f"head{number:02d},{images[number % len(images)]}" for number in range(self.cases)]
+        table = self.folder / "heads.csv"
+        table.write_text("\n".join(["subject,mr", *lines]) + "\n")
+        return table
+
+    def _medgen(self, *words: str) -> None:
+        command = [sys.executable, "-m", "medgen", *words]
+        subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
 
     def undisturbed(self) -> float:
         """The run that the others are compared with; its seconds."""
@@ -98,7 +115,7 @@ class Chaos:
         return Said(victim, after, finished, self.cases, again)
 
     def _start(self, out: Path, words: list[str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "medgen", "batch", "stub-plain", str(self.table), "-o", str(out), *self.words]
+        command = [sys.executable, "-m", "medgen", "batch", *self.words, "-o", str(out)]
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 [*command, *(words or ["--workers", "2"])],

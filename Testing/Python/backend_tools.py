@@ -12,7 +12,7 @@ import SimpleITK as sitk
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 DATA = ROOT.parent / "shared" / "data"
-STUBS = ["stubs.plain", "stubs.stylegan", "stubs.pix2pix", "stubs.metahistoseg", "stubs.label_transfer"]
+STUBS = ["stubs.plain", "stubs.ranker", "stubs.stylegan", "stubs.pix2pix", "stubs.metahistoseg", "stubs.label_transfer"]
 
 
 def volume(

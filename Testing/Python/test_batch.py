@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from backend_tools import ROOT, medgen, volume
 from batch_tools import batch, cohort, contents, leftovers, read, records
 
-from medgen import engine, ledger, resources
+from medgen import bundle, casework, engine, ledger, resources
+from medgen.bundle import Model
+from medgen.cli import main
 from medgen.errors import UserError
 
 
@@ -107,6 +111,56 @@ def test_a_stopped_batch_keeps_what_is_finished_and_goes_on(stubs: Path) -> None
     assert len(after) == 8 and all(after[name] == finished[name] for name in finished)
 
 
+def test_an_operation_on_a_set_gives_the_same_shared_out_as_at_once(stubs: Path) -> None:
+    table = cohort(stubs, 4)
+    files = [f"image={path}" for path in sorted((stubs / "in").glob("*.nii.gz"))]
+    words = [word for file in files for word in ("-i", file)]
+    at_once = medgen("run", "stub-ranker", "rank", *words, "-o", stubs / "ranks.csv")
+    assert at_once.returncode == 0, at_once.stderr
+    shared = medgen("batch", "stub-ranker", table, "--operation", "rank", "-o", stubs / "out", "--workers", 2)
+    assert shared.returncode == 0, shared.stderr
+    assert (stubs / "out" / "together" / "ranks.csv").read_text() == (stubs / "ranks.csv").read_text()
+    assert sorted(row["rank"] for row in read(stubs, "ranks.csv")) == ["1", "2", "3", "4"]
+    before = records(stubs / "out")
+    again = medgen("batch", "stub-ranker", table, "--operation", "rank", "-o", stubs / "out")
+    assert again.returncode == 0 and records(stubs / "out") == before
+
+
+def test_a_model_goes_over_a_cohort_as_it_goes_over_each_case(stubs: Path) -> None:
+    network = {"gain": torch.tensor([2.0]), "offset": torch.tensor([-500.0])}
+    model = Model("stub-bridged-pix2pix", {"mr_to_ct": network, "ct_to_mr": network}, {"weight": 1.0})
+    bundle.save(model, stubs / "model")
+    for number in range(3):
+        sitk.WriteImage(volume(seed=number), str(stubs / f"mr{number}.nii.gz"))
+    lines = [f"s{number},mr{number}.nii.gz,{'mr0.nii.gz' if number else ''}" for number in range(3)]
+    (stubs / "table.csv").write_text("\n".join(["subject,mr,truth_ct", *lines]) + "\n")
+    words = [stubs / "model", stubs / "table.csv", "--operation", "mr-to-ct"]
+    done = medgen("batch", *words, "-o", stubs / "out", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    for number in range(3):
+        case = ["run", "stub-bridged-pix2pix", "mr-to-ct", "--model", stubs / "model"]
+        one = stubs / f"one{number}.nii.gz"
+        assert main([str(w) for w in (*case, "-i", f"mr={stubs}/mr{number}.nii.gz", "-o", one, "--progress=none")]) == 0
+        ours, theirs = (
+            sitk.ReadImage(str(stubs / "out" / "cases" / f"s{number}" / "ct.nii.gz")),
+            sitk.ReadImage(str(one)),
+        )
+        assert np.array_equal(sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(theirs))
+        assert ours.GetOrigin() == theirs.GetOrigin() and ours.GetDirection() == theirs.GetDirection()
+        record = json.loads((stubs / "out" / "cases" / f"s{number}" / "ct.nii.gz.provenance.json").read_text())
+        single = json.loads(one.with_name(one.name + ".provenance.json").read_text())
+        for key in ("method", "operation", "config", "model", "inputs", "seed"):
+            assert record[key] == single[key]
+    measures = {name: record["measures"] for name, record in records(stubs / "out").items()}
+    assert measures["s0"] == {} and measures["s1"]["MAE"] != measures["s2"]["MAE"]
+    (stubs / "measured.csv").write_text("\n".join(["subject,mr,truth_ct", *lines[1:]]) + "\n")
+    evaluated = medgen("evaluate", stubs / "model", stubs / "measured.csv", "--operation", "mr-to-ct", "--json")
+    assert [case["MAE"] for case in json.loads(evaluated.stdout)["cases"]] == [
+        measures["s1"]["MAE"],
+        measures["s2"]["MAE"],
+    ]
+
+
 def test_two_batches_do_not_write_to_one_folder_at_once(stubs: Path) -> None:
     table = cohort(stubs, 2)
     words = ["batch", "stub-plain", str(table), "-o", str(stubs / "out"), "--set", "seconds=20"]
@@ -156,7 +210,7 @@ def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, subprocess.Popen
     try:
         _until(file.exists)
         time.sleep(0.2)
-        yield __import__("json").loads(file.read_text())["address"], scheduler
+        yield json.loads(file.read_text())["address"], scheduler
     finally:
         for process in (scheduler, *started):
             process.kill()
@@ -232,3 +286,20 @@ def _until(true: object, seconds: float = 40.0) -> None:
     while not true():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.02)
+
+
+def test_a_worker_reads_a_model_once(stubs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_folders: list[Path] = []
+    model = Model("stub-bridged-pix2pix", {"mr_to_ct": {"gain": torch.ones(1)}}, {})
+    digest = bundle.save(model, stubs / "model")
+    load = bundle.load
+
+    def counted(folder: Path) -> Model:
+        read_folders.append(folder)
+        return load(folder)
+
+    monkeypatch.setattr(bundle, "load", counted)
+    first, second = (casework._loaded(str(stubs / "model"), digest) for _ in range(2))
+    assert first is second and len(read_folders) == 1
+    with pytest.raises(UserError, match="was changed while the batch ran"):
+        casework._loaded(str(stubs / "model"), "0" * 64)

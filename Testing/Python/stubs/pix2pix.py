@@ -66,6 +66,9 @@ class BridgedPix2pix(Method):
         facts = {"trained_on": f"{len(pairs)} pairs and {len(others)} CT volumes"}
         return Case({"model": Model(self.slug, networks, config.model_dump(mode="json"), {}, facts)})
 
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        return {"MAE": float((result["ct"].data - reference["ct"].data).abs().mean())}
+
     def _translate(self, image: Image, network: dict[str, torch.Tensor]) -> Image:
         return Image(image.data * network["gain"] + network["offset"], image.affine, "synthetic")
 
