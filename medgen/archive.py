@@ -122,7 +122,7 @@ def _file_name(path: Path, folder: Path, patient_names: bool) -> str:
         return "_".join([*inside.parts[:-1], _stem(path)])
     if len(inside.parts) == 1:
         return _stem(path)
-    return f"{_stem(path)}-{hashlib.sha256(inside.parent.as_posix().encode()).hexdigest()[:8]}"
+    return f"{_stem(path)}-{hashlib.sha256(os.fsencode(inside.parent.as_posix())).hexdigest()[:8]}"
 
 
 # --- DICOM --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -32,7 +33,7 @@ _remembered: dict[Path, tuple[dict[Path, int], dict[str, list[Path]]]] = {}  # b
 def split(text: str | Path) -> tuple[Path, str | None]:
     """A path, and the Series Instance UID where the text names a series; an existing path is just a path."""
     folder, mark, uid = str(text).rpartition(MARK)
-    if mark and re.fullmatch(r"[0-9.]{1,64}", uid) and not Path(text).exists():
+    if mark and re.fullmatch(r"[0-9.]{1,64}", uid) and not os.path.exists(text):
         return Path(folder or "."), uid
     return Path(text), None
 
@@ -40,7 +41,7 @@ def split(text: str | Path) -> tuple[Path, str | None]:
 def exists(text: str | Path) -> bool:
     """Whether there is such a file or folder; of a series, whether its folder is there."""
     path, uid = split(text)
-    return path.exists() if uid is None else path.is_dir()
+    return os.path.exists(path) if uid is None else os.path.isdir(path)
 
 
 def header(path: Path) -> Header | None:
@@ -118,10 +119,10 @@ def named(text: str | Path) -> list[Header]:
     """The headers of what a text names, in order: a series, the only series of a folder, or a file. Empty where it is
     no DICOM; UserError where it is not one series."""
     path, uid = split(text)
-    if uid is None and path.is_file():
+    if uid is None and os.path.isfile(path):
         one = header(path)
         return [] if one is None else [one]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return []
     if uid is not None:
         own = series(_below(path).get(uid, ())).get(uid)
@@ -150,7 +151,7 @@ def files_of(text: str | Path) -> list[Path]:
     if headers:
         return [one.path for one in headers]
     path, uid = split(text)
-    if uid is not None or not path.exists():
+    if uid is not None or not os.path.exists(path):
         return []
     return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
 
@@ -163,7 +164,7 @@ def name(headers: list[Header], with_patient: bool = False) -> str:
     """
     first = headers[0]
     own = first.series_uid or first.sop_uid or first.path.name
-    digits = hashlib.sha256(own.encode()).hexdigest()[:8]
+    digits = hashlib.sha256(own.encode(errors="backslashreplace")).hexdigest()[:8]
     private = personal(headers)
     words = [word for word in (first.modality, first.description) if not tells(word, private)]
     if with_patient:

@@ -42,13 +42,21 @@ def _stand_in(text: str | Path, headers: list[Header], patient_names: bool) -> s
     path, uid = dicom.split(text)
     if uid is not None:
         return f"DICOM_{_digits(uid)}"
-    if os.sep not in str(text) or (path.suffix and not path.is_dir()) or patient_names:
+    if os.sep not in str(text) or (path.suffix and not os.path.isdir(path)) or patient_names:
         return path.name or str(text)
     return f"folder_{_digits(str(path))}"  # its name may be the patient's
 
 
 def _digits(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
+
+
+def _real(path: Path) -> Path:
+    """The path without links; as it is where they lead round in a circle, or it can be no path."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path.absolute()
 
 
 class Discreet:
@@ -72,16 +80,16 @@ class Discreet:
         if os.sep not in str(text) and not dicom.exists(text):
             return  # the text of a class
         own = {str(text), str(path), *(str(one.path) for one in headers)}
-        if headers or path.is_dir():
+        if headers or os.path.isdir(path):
             self._words |= {path.name: name, **{one.path.name: name for one in headers}}
         self._words |= dict.fromkeys(dicom.personal(headers), HIDDEN)
-        for place in (path, path.absolute(), path.resolve()):
+        for place in (path, path.absolute(), _real(path)):
             own.add(str(place))
             for parent in (place.parent, *place.parent.parents):
                 if len(parent.parts) > 1:
                     self._exact.setdefault(str(parent) + os.sep, "")
                     self._exact.setdefault(str(parent), HIDDEN)
-        for one in [*own, *(str(Path(other).resolve()) for other in own)]:
+        for one in [*own, *(str(_real(Path(other))) for other in own)]:
             if os.sep in one:
                 self._exact[one] = name
 

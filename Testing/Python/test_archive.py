@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,27 @@ def test_what_stands_for_an_input(tree: Path) -> None:
     assert privacy.stand_in(f"{tree}/{make.NAME}/gone").startswith("folder_")
     assert privacy.stand_in(f"{folder}#1.2.3").startswith("DICOM_")
     assert privacy.stand_in(f"{folder}#{UID}", patient_names=True).startswith("PID_4711_X")
+
+
+def test_whatever_a_disk_or_a_table_holds_has_a_name(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    sitk.WriteImage(volume(), str(tmp_path / "a.nrrd"))
+    (tmp_path / "a.nrrd").rename(odd / "a.nrrd")
+    os.mkfifo(tmp_path / "pipe.dcm")  # opened, it would wait for ever
+    make.stack(odd / "dicom", UID)
+    assert [one.name[:2] for one in archive.find(tmp_path)] == ["a-", "CT"]
+    (tmp_path / "round").symlink_to("round")
+    for text in (
+        str(tmp_path / "round"),
+        "x" * 5000,
+        "/" + "x" * 5000,
+        "/a\0b",
+        str(odd / "nothing"),
+        f"{'x' * 5000}#1.2",
+    ):
+        assert privacy.stand_in(text) and not dicom.exists(text) and dicom.files_of(text) == []
+        assert privacy.Discreet([text])("Nothing.") == "Nothing."
 
 
 def test_names_written_in_other_character_sets_are_known(tmp_path: Path) -> None:
