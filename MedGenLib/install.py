@@ -18,7 +18,7 @@ from typing import Any
 
 from medgen import resources
 from medgen.doctor import NEEDED, numbers
-from MedGenLib.errors import MedGenLibError
+from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
 
 TORCH = "2.8"
@@ -51,10 +51,10 @@ def missing() -> list[str]:
 
 
 def require() -> None:
-    """InstallError, naming what is missing, where a run could not work."""
+    """RunError, naming what is missing, where a run could not work."""
     names = missing()
     if names:
-        raise InstallError(
+        raise RunError(
             _(
                 "These Python packages are missing: {names}; open a MedGen module and press Install, or install them "
                 "in Slicer's Python."
