@@ -4,11 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 extra="${1:-}"
 
-# What Qt and VTK open at run time. Debian's names; elsewhere, and for who is not root, only named.
-libraries=(libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0)
+# What Qt and VTK open at run time, and the browser in which the page of a batch is tested. Debian's names; elsewhere,
+# and for who is not root, only named.
+packages=(libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 chromium)
 if [ "$extra" = test ] && command -v dpkg-query >/dev/null; then
   missing=()
-  for name in "${libraries[@]}"; do
+  for name in "${packages[@]}"; do
     # The t64 twin is the name from Debian 13 on.
     dpkg-query -W -f '${Status}\n' "$name" "${name}t64" 2>/dev/null | grep -q 'install ok installed' || missing+=("$name")
   done

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("medgen", "MedGenLib", "MedGenSynthesis", "MedGenSegmentation", "MedGenLandmarks")
 FIRST = "# From here on written by Utilities/update_cmake_lists.py"
 LAST = "# Up to here written by Utilities/update_cmake_lists.py"
-RESOURCE_ENDINGS = {".json", ".png", ".svg", ".ui"}
+RESOURCE_ENDINGS = {".html", ".json", ".png", ".svg", ".ui"}
 
 
 def shipped(folder: Path) -> tuple[list[str], list[str]]:

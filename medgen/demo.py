@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medgen import bundle, catalog, cohort, execute, phantoms, prepare, report
+from medgen import bundle, catalog, cohort, execute, phantoms, pictures, prepare
 from medgen.case import Image, Points
 from medgen.errors import UserError
 from medgen.jobs import Run
@@ -96,12 +96,12 @@ def _picture(
     if len(case.get("image", Image).shape) != 3:
         return None
     if shown.kind is Kind.MASK:
-        report.overlay(case, path, title)
+        pictures.overlay(case, path, title)
     elif shown.kind is Kind.POINTS:
-        report.marks(case.get("image", Image), case.get("result", Points), case.values.get("truth"), path, title)
+        pictures.marks(case.get("image", Image), case.get("result", Points), case.values.get("truth"), path, title)
     else:
         rows = [(image.modality or image.name, replace(case.get("image", Image), units=image.units))]
         for name in ("result", "truth") if truth else ("result",):
             rows.append((name, replace(case.get(name, Image), units=shown.units)))
-        report.compare(rows, path, title)
+        pictures.compare(rows, path, title)
     return path

@@ -32,12 +32,17 @@ def check_one_channel(image: Image, role: str) -> None:
         raise UserError(f"“{name}” has {channels} channels, but role “{role}” takes one; save one of them by itself.")
 
 
+def looks_like_ct(values: Tensor) -> bool:
+    """Whether values are a CT's with air, as far as they tell."""
+    return -5000 < float(values.min()) < -400 and float((values < -400).float().mean()) > 0.02
+
+
 def check_not_ct(image: Image, role: str) -> None:
     """UserError where an MR is a CT by its values: magnitude images are not negative and normalised ones hardly so."""
-    lowest = float(image.data.min())
-    if -5000 < lowest < -400 and float((image.data < -400).float().mean()) > 0.02:
+    if looks_like_ct(image.data):
         raise UserError(
-            f"“{image.name or role}” (role “{role}”) has values like a CT in Hounsfield units (down to {lowest:g}); "
+            f"“{image.name or role}” (role “{role}”) has values like a CT in Hounsfield units (down to "
+            f"{float(image.data.min()):g}); "
             "give an MR, and check that MR and CT are not swapped."
         )
 

@@ -1,4 +1,4 @@
-"""The verbs that look after the installation: `models` and `doctor`. They answer before torch is installed."""
+"""The verbs that look after what there is: `models`, `doctor` and `report`. They answer before torch is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medgen.speak import emitter
 
 
 def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add both to the command line's parser."""
+    """Add them to the command line's parser."""
     sub = verb("models", _models, "The trained models of this user.")
     sub.add_argument("action", choices=["list", "import", "verify", "remove", "card"])
     sub.add_argument("model", nargs="?", help="a model's name or path; all of them where verify gets none")
@@ -26,6 +26,9 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
     _add_parent(sub)
     sub = verb("doctor", _doctor, "Examine the installation.")
     sub.add_argument("--json", action="store_true")
+    _add_parent(sub)
+    sub = verb("report", _report, "Make the page and the tables of a batch anew from its records.")
+    sub.add_argument("out", type=Path, metavar="OUT", help="the folder of the batch")
     _add_parent(sub)
 
 
@@ -107,6 +110,15 @@ def _doctor(args: argparse.Namespace) -> None:
     text = doctor.text(report)
     emit({"event": "report", "ok": report["ok"], "text": text})
     _print(args, json.dumps(report, indent=1) if args.json else text)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from medgen import casereport
+
+    emit = _begin(args)
+    path = casereport.renew(args.out)
+    emit({"event": "report", "path": str(path.resolve())})
+    _print(args, str(path))
 
 
 def _print(args: argparse.Namespace, words: str) -> None:

@@ -187,6 +187,14 @@ def test_a_file_that_nobody_listed_is_found(tmp_path: Path) -> None:
     assert update_cmake_lists.strays(tmp_path) == ["note.txt"]
 
 
+def test_pip_installs_the_resources_that_the_extension_has() -> None:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["medgen"]
+    _, resources = update_cmake_lists.shipped(ROOT / "medgen")
+    assert {"catalog.json", "casereport.html"} <= set(resources)
+    assert [entry for entry in resources if not any(Path(entry).match(pattern) for pattern in patterns)] == []
+
+
 def build_and_install(tmp_path: Path, macros: str) -> Path:
     """Configure, build and install the extension with given macros; the folder that Slicer would look into."""
     package = tmp_path / "slicer"
