@@ -18,7 +18,7 @@ from typing import Any
 
 from medgen import resources
 from medgen.doctor import NEEDED, numbers
-from MedGenLib.errors import MedGenLibError
+from MedGenLib.errors import MedGenLibError, RunError
 from MedGenLib.i18n import _
 
 TORCH = "2.8"
@@ -48,6 +48,18 @@ def missing() -> list[str]:
         for name, floor in NEEDED.items()
         if (version := installed(name)) is None or numbers(version) < numbers(floor)
     ]
+
+
+def require() -> None:
+    """RunError, naming what is missing, where a run could not work."""
+    names = missing()
+    if names:
+        raise RunError(
+            _(
+                "These Python packages are missing: {names}; open a MedGen module and press Install, or install them "
+                "in Slicer's Python."
+            ).format(names=", ".join(names))
+        )
 
 
 def question(requirements: list[str]) -> str:

@@ -186,7 +186,7 @@ class MedGenLogic:
     ) -> tuple[Plan, Path, bool]:
         """The plan, the folder of its files, and whether that folder outlives a run that did not end well."""
         entry, operation = self.operation(slug, operation_name)
-        _check_packages()
+        install.require()
         makes_model = [role["kind"] for role in operation["outputs"]] == ["Model"]
         resumable = makes_model and not check
         model_name = _model_name(name, slug) if resumable else ""
@@ -314,17 +314,6 @@ def missing_inputs(operation: dict[str, Any], inputs: dict[str, Any]) -> list[st
     return [
         role["name"] for role in roles_of(operation) if not role["optional"] and not as_list(inputs.get(role["name"]))
     ]
-
-
-def _check_packages() -> None:
-    missing = install.missing()
-    if missing:
-        raise RunError(
-            _(
-                "These Python packages are missing: {names}; open a MedGen module and press Install, or install them "
-                "in Slicer's Python."
-            ).format(names=", ".join(missing))
-        )
 
 
 def _model_name(name: str | None, slug: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medgen import __version__, casereport, catalog, cohort, engine, ledger, models, record, worker
+from medgen import __version__, casereport, catalog, cohort, engine, ledger, models, privacy, record, worker
 from medgen.errors import OUR_FAULT, Cancelled, SomeFailed, UserError
 from medgen.method import Kind, Operation, Pool, Role
 from medgen.worker import Plan, Task
@@ -24,8 +24,9 @@ LOCK = "batch.lock"
 
 @dataclass
 class Batch:
-    """A batch as asked for. target: a method's slug or a model. redo: "changed" makes anew what was made from other
-    inputs, settings or another model; "all" everything."""
+    """A batch as asked for. target: a method's slug or a model. cohort: a CSV, or a folder of images and DICOM. redo:
+    "changed" makes anew what was made from other inputs, settings or another model; "all" everything. patient_names:
+    DICOM may be called after the patient."""
 
     target: str
     cohort: Path
@@ -37,6 +38,7 @@ class Batch:
     precision: str = "auto"
     seed: int = 0
     redo: str | None = None
+    patient_names: bool = False
     request: engine.Request = field(default_factory=engine.Request)
     emit: Callable[[Event], None] = lambda event: None
 
@@ -128,6 +130,7 @@ class Batch:
             precision=self.precision,
             seed=self.seed,
             model=model,
+            patient_names=self.patient_names,
         )
         return plan, entry
 
@@ -135,11 +138,16 @@ class Batch:
         """The cohort's rows under the names they have in this batch."""
         roles = [_role(one) for one in entry["inputs"]]
         outputs = [_role(one) for one in entry["outputs"] if one["kind"] != Kind.MODEL.value]
-        columns = Operation("", "", "", None, inputs=tuple(roles), outputs=tuple(outputs)).columns()  # type: ignore[arg-type]
-        rows = cohort.read_cases(self.cohort, Pool("cases", columns))
+        operation = Operation(entry["name"], "", "", None, inputs=tuple(roles), outputs=tuple(outputs))  # type: ignore[arg-type]
+        if self.cohort.is_dir():
+            from medgen import archive
+
+            rows = archive.cohort_rows(self.cohort, operation, self.patient_names, self.log)
+        else:
+            rows = cohort.read_cases(self.cohort, Pool("cases", operation.columns()))
         if not rows:
             raise UserError(f"{self.cohort} has no rows; add a line for each case.")
-        names = ledger.case_names([_called(row) for row in rows])
+        names = ledger.case_names([_called(row, self.patient_names) for row in rows])
         return [
             Task(name, row.subject if row.named else name, row.files, row.columns(), row.label, row.refused)
             for name, row in zip(names, rows, strict=True)
@@ -163,7 +171,7 @@ class Batch:
             "device": plan.device,
             "precision": plan.precision,
             "model": model,
-            "cohort": self.cohort.name,
+            "cohort": privacy.stand_in(self.cohort.resolve(), self.patient_names),
             "cases": cases,
             "medgen": __version__,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -192,7 +200,7 @@ class Batch:
             found = ledger.read_case(self.out, task.name)
             if found is None or found["state"] != "done" or self.redo == "all":
                 todo.append(task)
-            elif found["recipe"] != recipe_of(plan) or not worker.unchanged(found, task):
+            elif found["recipe"] != recipe_of(plan) or not worker.unchanged(found, task, self.patient_names):
                 other += 1
                 if self.redo == "changed":
                     todo.append(task)
@@ -239,10 +247,12 @@ def _role(declared: dict[str, Any]) -> Role:
     return Role(**{**declared, "kind": Kind(declared["kind"])})
 
 
-def _called(row: cohort.Row) -> str:
-    """What a case is called: its subject, else its first file's name without the ending."""
-    first = next((Path(paths[0]) for paths in row.files.values() if paths), None)
-    return row.subject if row.named or first is None else first.name.partition(".")[0] or row.subject
+def _called(row: cohort.Row, patient_names: bool) -> str:
+    """What a case is called: its subject, else what stands for its first file, without the ending."""
+    first = next((paths[0] for paths in row.files.values() if paths), None)
+    if row.named or first is None:
+        return row.subject
+    return privacy.stand_in(first, patient_names).partition(".")[0] or row.subject
 
 
 def _reason(error: BaseException, request: engine.Request) -> str:

@@ -64,7 +64,17 @@ def perform(plan: Plan, task: Task, folder: Path, scratch: Path, log: Callable[[
             if thumbnails.write(shown, result, operation, folder / PREVIEW):
                 found["preview"] = PREVIEW
 
-        written = execute.perform(method, operation, config, run, folder, files=[given], model=model, look=look)
+        written = execute.perform(
+            method,
+            operation,
+            config,
+            run,
+            folder,
+            files=[given],
+            model=model,
+            look=look,
+            patient_names=plan.patient_names,
+        )
         kinds = {role.name: role.kind.value for role in operation.outputs}
         found["outputs"] = [{"role": name, "kind": kinds[name], "file": path.name} for name, path in written]
     for message in found.pop("log"):

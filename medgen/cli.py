@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     speak: Callable[[dict[str, Any]], None] = emitter("json" if _wants_json(arguments) else "none")
     try:
-        args = _parser().parse_args(arguments)
+        args = parse(arguments)
         if ranks.count() > 1 and args.verb not in (_train, _run):
             raise UserError("Only a training runs in several processes; start this without torchrun.")
         return int(args.verb(args) or DONE)
@@ -70,6 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _ended(message, USER_FAULT, speak)
     except Exception as error:
         return _our_fault(error, speak)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """A command line, understood; UserError for what is wrong with it. Asked for help it prints it and ends."""
+    return _parser().parse_args(arguments)
 
 
 def _our_fault(error: BaseException, speak: Callable[[dict[str, Any]], None]) -> int:
@@ -151,7 +156,7 @@ def _parser() -> Parser:
         "batch", _batch, "Apply a model or a method to every case of a cohort; a second start does what is missing."
     )
     sub.add_argument("model", metavar="MODEL|SLUG")
-    sub.add_argument("cohort", type=Path, metavar="COHORT.csv")
+    sub.add_argument("cohort", type=Path, metavar="COHORT", help="a CSV, or a folder of images and DICOM")
     sub.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder of the batch")
     sub.add_argument("--operation", help="default: apply")
     sub.add_argument("--workers", type=int, help="processes on this machine (default: one a processor, or one a GPU)")
@@ -159,6 +164,7 @@ def _parser() -> Parser:
     sub.add_argument("--retry", type=int, default=0, metavar="K", help="tries again for a case whose worker failed")
     sub.add_argument("--limit-memory", metavar="SIZE", help="end a worker that takes more, as 8GiB")
     sub.add_argument("--redo", choices=["changed", "all"], help="do finished cases anew: changed ones, or all")
+    sub.add_argument("--patient-names", action="store_true", help="let names and records tell whose DICOM it is")
     _add_run_options(sub, output=False)
     sub = verb("demo", _demo, "Try a method on a synthetic patient: train, apply, measure, picture.")
     sub.add_argument("slug", nargs="?", default="multiplanar-unet")
@@ -559,6 +565,7 @@ def _batch(args: argparse.Namespace) -> int:
         precision=args.precision,
         seed=_seed(args),
         redo=args.redo,
+        patient_names=args.patient_names,
         request=engine.Request(args.workers, args.scheduler, args.retry, limit, args.device),
         emit=emitter(args.progress),
     )

@@ -1,7 +1,8 @@
 """Tables of cases. A cohort is a CSV whose columns are role names plus the reserved ones below; a collection is several
 named pools of such rows, either one plain CSV (one pool) or a `collection.json`: {"pools": {"NAME": "FILE.csv", …}}.
 
-Paths in a CSV are relative to it; a role that takes many files separates them by `;` (or lists them as JSON).
+Paths in a CSV are relative to it; a role that takes many files separates them by `;` (or lists them as JSON). One
+of the DICOM series of a folder is FOLDER#SERIES_UID.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen import tables
+from medgen import dicom, tables
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool
 from medgen.splits import SPLITS
@@ -112,7 +113,7 @@ def read_pool(path: Path, pool: Pool) -> list[Row]:
     for row in rows:
         for name, files in row.files.items():
             for file in files if _is_file(pool, name) else []:
-                if not Path(file).exists():
+                if not dicom.exists(file):
                     raise UserError(f"{row.label}: {file} (column “{name}”) does not exist; correct the path.")
     splits: dict[str, str] = {}
     for row in rows:

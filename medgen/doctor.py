@@ -23,6 +23,7 @@ NEEDED = {
     "torch": "2.8",
     "numpy": "1.26",
     "SimpleITK": "2.3",
+    "pydicom": "2.4",
     "scipy": "1.11",
     "scikit-image": "0.24",
     "pydantic": "2.5",

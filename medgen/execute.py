@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen import __version__, bundle, cohort, io, modelfacts, prepare, ranks, trained_on
+from medgen import __version__, bundle, cohort, dicom, io, modelfacts, prepare, privacy, ranks, trained_on
 from medgen.bundle import Model
 from medgen.case import Case, Cohort
 from medgen.errors import UserError
@@ -43,12 +43,13 @@ def perform(
     model: Model | None = None,
     overwrite: bool = False,
     look: Callable[[prepare.Prepared, Case], None] = lambda given, result: None,
+    patient_names: bool = False,
 ) -> list[tuple[str, Path]]:
     """Run an operation and write what it gives; (role, path) of every output.
 
     files: one dictionary of role -> paths for scope "case", several for "set". collection: a cohort CSV or
     collection.json for scope "collection". out: a folder, or a file name where one role comes out. look: shown a case
-    and its result, both on canonical axes, before anything is written.
+    and its result, both on canonical axes, before anything is written. patient_names: let the record name patients.
     Raises UserError when the input is at fault; then nothing has been written. Of several processes that train
     together the first measures and writes; the others wait for it and give nothing.
     """
@@ -89,7 +90,7 @@ def perform(
     if operation.scope == "collection":
         modelfacts.complete(result, method, operation, given, config, run, measure_rows, summary)
     run.check_cancelled()
-    record = provenance(method, operation, rescue.config, run, used, model, time.time() - began)
+    record = provenance(method, operation, rescue.config, run, used, model, time.time() - began, patient_names)
     if rescue.changes:
         record["changed_for_memory"] = rescue.changes
     written = targets.write(result, record, run)
@@ -230,9 +231,17 @@ def _write_cohort(value: Cohort, folder: Path, record: dict[str, Any]) -> None:
 
 
 def provenance(
-    method: Method, operation: Operation, config: Config, run: Run, used: Files, model: Model | None, seconds: float
+    method: Method,
+    operation: Operation,
+    config: Config,
+    run: Run,
+    used: Files,
+    model: Model | None,
+    seconds: float,
+    patient_names: bool = False,
 ) -> dict[str, Any]:
-    """What made an output: enough to make it again. File names without their folders, which may name a patient."""
+    """What made an output: enough to make it again. Inputs are called as medgen.privacy says, which names no patient
+    unless `patient_names` are wanted."""
     return {
         "method": method.slug,
         "operation": operation.name,
@@ -246,10 +255,10 @@ def provenance(
         "torch": torch.__version__,
         "model": None if model is None else {"name": model.name, "digest": model.digest},
         "inputs": [
-            {"role": role, "file": Path(path).name, "sha256": digest_of(Path(path), *stamp(Path(path)))}
+            {"role": role, "file": privacy.stand_in(path, patient_names), "sha256": digest_of(path, *stamp(path))}
             for role, paths in used.items()
             for path in paths
-            if Path(path).exists()
+            if dicom.exists(path)
         ],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),

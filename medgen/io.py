@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medgen import markups
+from medgen import dicom, dicomvolume, markups
 from medgen.case import Affine, Class, Image, Latent, Mask, Matrix, Plot, Segment, Table
 from medgen.errors import UserError
 from medgen.method import Kind, Role
@@ -43,12 +43,14 @@ def extension(path: Path) -> str:
 
 
 def read_itk(path: Path) -> sitk.Image:
-    """The file, or the one DICOM series of a folder, as SimpleITK gives it."""
-    if not path.exists():
+    """The file, or the DICOM series that a path names (medgen.dicom says how), as SimpleITK gives it."""
+    if not dicom.exists(path):
         raise UserError(f"{path} does not exist; check the path.")
     try:
+        if headers := dicom.named(path):
+            return dicomvolume.read(path, headers)
         if path.is_dir():
-            return _read_series(path)
+            raise UserError(f"Folder {path} holds no DICOM series; name an image file or a folder with one series.")
         if extension(path) in (".nii", ".nii.gz"):
             _check_nifti(path)
         image = sitk.ReadImage(str(path))
@@ -108,19 +110,6 @@ def _nifti_layout(head: bytes) -> tuple[int, int, np.dtype[Any] | None]:
     raise RuntimeError("no NIfTI header")
 
 
-def _read_series(folder: Path) -> sitk.Image:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise UserError(f"Folder {folder} holds no DICOM series; name an image file or a folder with one series.")
-    if len(series) > 1:
-        raise UserError(
-            f"Folder {folder} holds {len(series)} DICOM series; put the one to use into a folder of its own."
-        )
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    return reader.Execute()
-
-
 def _squeezed(image: sitk.Image, path: Path) -> sitk.Image:
     """Without trailing axes of one sample; UserError when more than three axes are left."""
     while image.GetDimension() > 3:
@@ -172,7 +161,7 @@ def read_image(path: Path, role: Role | None = None) -> Image:
     data = torch.from_numpy(np.ascontiguousarray(array.transpose(axes, *range(axes - 1, -1, -1)), dtype=np.float32))
     if role is not None:
         data = _fit_dimensions(data, role, path)
-    return Image(data, affine, name=_stem(path), units=role.units if role else None, colour=components in (3, 4))
+    return Image(data, affine, name=_name(image, path), units=role.units if role else None, colour=components in (3, 4))
 
 
 def _fit_dimensions(data: torch.Tensor, role: Role, path: Path) -> torch.Tensor:
@@ -216,7 +205,7 @@ def read_mask(path: Path, role: Role | None = None, log: Callable[[str], None] =
     data = torch.from_numpy(np.ascontiguousarray(merged))
     if role is not None:
         data = _fit_dimensions(data[None], role, path)[0]
-    return Mask(data, affine, segments, name=_stem(path))
+    return Mask(data, affine, segments, name=_name(image, path))
 
 
 def _merge_layers(
@@ -410,6 +399,10 @@ def write(value: Any, kind: Kind, path: Path) -> None:
         Kind.LATENT: _write_latent,
     }
     writers[kind](value, path)
+
+
+def _name(image: sitk.Image, path: Path) -> str:
+    return image.GetMetaData(dicomvolume.NAME) if image.HasMetaDataKey(dicomvolume.NAME) else _stem(path)
 
 
 def _stem(path: Path) -> str:

@@ -26,12 +26,10 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_all(path: Path) -> str:
-    """A file's digest, or that of a folder's files in order of name."""
-    if not path.is_dir():
-        return sha256(path)
+def sha256_of_all(files: list[Path]) -> str:
+    """The digest of several files' bytes, one after the other."""
     digest = hashlib.sha256()
-    for file in sorted(one for one in path.rglob("*") if one.is_file()):
+    for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medgen import catalog, ledger, record
+from medgen import catalog, dicom, ledger, privacy, record
 from medgen.errors import USER_FAULT, MedGenError, UserError
 
 
@@ -42,6 +42,7 @@ class Plan:
     model: dict[str, str] | None  # name, digest, folder
     config: dict[str, Any] = field(default_factory=dict)  # the settings in full, once configured
     recipe: str = ""
+    patient_names: bool = False
 
     @property
     def features(self) -> str | None:
@@ -105,12 +106,13 @@ def work(plan: Plan, task: Task) -> ledger.Record:
     try:
         if task.refused:
             raise UserError(task.refused)
-        inputs = digests(task.files)
+        inputs = digests(task.files, plan.patient_names)
         staging = ledger.stage(out, task.name)
         folder = staging / "case"
         folder.mkdir()
         made = specialist(plan).perform(plan, task, folder, staging / "run", log.append)
-        done = {**about(plan, task, "done", began), "inputs": inputs, "log": log, **made}
+        said = list(map(_discreet(plan, task), log))
+        done = {**about(plan, task, "done", began), "inputs": inputs, "log": said, **made}
         ledger.write_json(done, folder / "record.json")
         ledger.finish(out, task.name, staging, folder)
         return done
@@ -120,7 +122,7 @@ def work(plan: Plan, task: Task) -> ledger.Record:
         return note(plan, task, "There was not enough memory; use fewer workers or smaller windows.", 3, log, began)
     except Exception as error:
         words = f"MedGen failed through its own fault ({type(error).__name__}: {error}); please report this."
-        raise Trouble(words, traceback.format_exc()) from None
+        raise Trouble(_discreet(plan, task)(words), traceback.format_exc()) from None
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
@@ -135,8 +137,14 @@ def note(
     began: float | None = None,
 ) -> ledger.Record:
     """Write and give the record of a case that could not be done."""
-    files = [{"role": role, "file": Path(path).name} for role, paths in task.files.items() for path in paths]
-    failed = {**about(plan, task, "failed", began), "inputs": files, "reason": reason, "code": code, "log": log or []}
+    say = _discreet(plan, task)
+    files = [
+        {"role": role, "file": privacy.stand_in(text, plan.patient_names)}
+        for role, texts in task.files.items()
+        for text in texts
+    ]
+    failed = {**about(plan, task, "failed", began), "inputs": files, "reason": say(reason), "code": code}
+    failed["log"] = list(map(say, log or []))
     ledger.fail(Path(plan.out), failed)
     return failed
 
@@ -154,49 +162,53 @@ def about(plan: Plan, task: Task, state: str, began: float | None) -> ledger.Rec
     }
 
 
+def _discreet(plan: Plan, task: Task) -> privacy.Discreet:
+    texts = [text for texts in task.files.values() for text in texts]
+    return privacy.Discreet(texts, plan.patient_names)
+
+
 # --- what has been read -------------------------------------------------------------------------------------------
 
 
-def digests(files: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Name, digest, size and time of every input that is a file or a folder; UserError where one does not exist."""
+def digests(files: dict[str, list[str]], patient_names: bool = False) -> list[dict[str, Any]]:
+    """Name, digest, size and time of every input that is a file, a folder or a DICOM series; UserError where one does
+    not exist."""
     found = []
     for role, texts in files.items():
         for text in texts:
-            path = Path(text)
-            if not path.exists():
+            if not dicom.exists(text):
                 if os.sep in text:
-                    raise UserError(f"{path} (role “{role}”) does not exist; correct the path.")
+                    raise UserError(f"{text} (role “{role}”) does not exist; correct the path.")
                 continue  # a class is a word, not a file
-            size, changed = stamp(path)
-            digest = digest_of(path, size, changed)
-            found.append({"role": role, "file": path.name, "sha256": digest, "bytes": size, "mtime_ns": changed})
+            size, changed = stamp(text)
+            one = {"role": role, "file": privacy.stand_in(text, patient_names)}
+            found.append({**one, "sha256": digest_of(text, size, changed), "bytes": size, "mtime_ns": changed})
     return found
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of the last change of a file, or of a folder's files together: cheap to compare."""
-    files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
-    stats = [one.stat() for one in files]
+def stamp(text: str | Path) -> tuple[int, int]:
+    """Size and time of the last change of a file, or of a series' or folder's files together: cheap to compare."""
+    stats = [one.stat() for one in dicom.files_of(text)]
     return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)
 
 
 @functools.lru_cache(maxsize=256)
-def digest_of(path: Path, size: int, changed: int) -> str:
-    """SHA-256 of a file or a folder's files, computed once as long as size and time stay as they are."""
-    return record.sha256_of_all(path)
+def digest_of(text: str | Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, or of a series' or folder's files in order, computed once as long as size and time stay."""
+    return record.sha256_of_all(dicom.files_of(text))
 
 
-def unchanged(done: ledger.Record, task: Task) -> bool:
-    """Whether a finished case was made from the inputs that are there now. What has its former size and time is taken
-    as it was; anything else is read."""
-    now = [(role, Path(text)) for role, texts in task.files.items() for text in texts if Path(text).exists()]
+def unchanged(done: ledger.Record, task: Task, patient_names: bool = False) -> bool:
+    """Whether a finished case was made from the inputs that are there now. What has its former name, size and time is
+    taken as it was; anything else is read."""
+    now = [(role, text) for role, texts in task.files.items() for text in texts if dicom.exists(text)]
     before = done["inputs"]
-    if [(role, path.name) for role, path in now] != [(one["role"], one["file"]) for one in before]:
+    if [role for role, _ in now] != [one["role"] for one in before]:
         return False
-    for (_, path), one in zip(now, before, strict=True):
-        size, changed = stamp(path)
-        if (size, changed) != (one["bytes"], one["mtime_ns"]) and (
-            size != one["bytes"] or digest_of(path, size, changed) != one["sha256"]
-        ):
+    for (_, text), one in zip(now, before, strict=True):
+        size, changed = stamp(text)
+        if (size, changed) == (one["bytes"], one["mtime_ns"]) and privacy.stand_in(text, patient_names) == one["file"]:
+            continue
+        if size != one["bytes"] or digest_of(text, size, changed) != one["sha256"]:
             return False
     return True

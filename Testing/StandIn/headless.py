@@ -29,7 +29,7 @@ LABEL_MAP, SINGLE_FILE, AUTO_WINDOW = 1, 4, 8  # loading options of the Volumes 
 _ENDINGS = {
     "SegmentationFile": (".seg.nrrd",),
     "MarkupsFile": (".mrk.json",),
-    "SceneFile": (".mrb",),
+    "SceneFile": (".mrb", ".mrml"),
     "VolumeFile": (".nrrd", ".nii.gz", ".nii", ".mha"),
 }
 
@@ -52,11 +52,19 @@ class IOManager:
         if not path.is_file():
             return False
         if kind == "SceneFile":
-            return bool(slicer.mrmlScene.ReadFromMRB(str(path)))
+            return self._load_scene(path)
         node = self._load(kind, path, properties.get("name") or path.name.partition(".")[0])
         if node is not None:
             nodes.AddItem(node)
         return node is not None
+
+    def _load_scene(self, path: Path) -> bool:
+        scene = slicer.mrmlScene
+        if path.suffix == ".mrb":
+            return bool(scene.ReadFromMRB(str(path)))
+        scene.SetURL(str(path))
+        scene.SetRootDirectory(str(path.parent))
+        return bool(scene.Connect())
 
     def _load(self, kind: str, path: Path, name: str) -> Any:
         if kind == "VolumeFile":
