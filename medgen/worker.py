@@ -15,8 +15,8 @@ import contextlib
 import functools
 import importlib
 import os
+import platform
 import shutil
-import socket
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -158,7 +158,7 @@ def about(plan: Plan, task: Task, state: str, began: float | None) -> ledger.Rec
         "recipe": plan.recipe,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": None if began is None else round(time.monotonic() - began, 3),
-        "host": socket.gethostname(),
+        "host": platform.node(),
     }
 
 

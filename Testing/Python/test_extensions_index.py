@@ -121,6 +121,10 @@ def words_of(node: ast.AST) -> str:
     return " ".join(part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and type(part.value) is str)
 
 
+# The processes of one training, which torchrun starts, ask its store who failed first; a signal wakes a thread.
+AMONG_THEMSELVES = {"ranks.py": {"socket"}, "jobs.py": {"socket"}}
+
+
 def test_torch_is_never_installed_by_pip_and_nothing_is_fetched_or_sent() -> None:
     network = {"urllib", "requests", "http", "socket", "ftplib", "aiohttp", "urllib3", "huggingface_hub"}
     for path in [path for folder in SHIPPED for path in sources(folder)]:
@@ -131,7 +135,7 @@ def test_torch_is_never_installed_by_pip_and_nothing_is_fetched_or_sent() -> Non
                 assert "torch" not in given.lower(), f"{path}: torch comes through the PyTorch extension"
         imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         imported |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)} - {"urllib.parse"}
-        imported = {name.split(".")[0] for name in imported}
+        imported = {name.split(".")[0] for name in imported} - AMONG_THEMSELVES.get(path.name, set())
         assert not imported & network, f"{path} can reach the network: {imported & network}"
 
 
