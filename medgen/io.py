@@ -6,10 +6,7 @@ target and renames, so that a file is whole or absent.
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zlib
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medgen import markups
+from medgen import files, headers, markups
 from medgen.case import Affine, Class, Image, Latent, Mask, Matrix, Plot, Segment, Table
 from medgen.errors import UserError
 from medgen.method import Kind, Role
@@ -43,69 +40,27 @@ def extension(path: Path) -> str:
 
 
 def read_itk(path: Path) -> sitk.Image:
-    """The file, or the one DICOM series of a folder, as SimpleITK gives it."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist; check the path.")
+    """The file, or the one DICOM series of a folder, as SimpleITK gives it.
+
+    Raises UserError for what `medgen.headers` refuses, and for a file that is damaged or not what its ending says.
+    """
     try:
-        if path.is_dir():
+        if stat.S_ISDIR(files.status(path).st_mode):
+            headers.check_folder(path)
             return _read_series(path)
-        if extension(path) in (".nii", ".nii.gz"):
-            _check_nifti(path)
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        image = headers.reader(path, extension(path)).Execute()
+    except MemoryError:
+        raise UserError(f"{path} needs more memory than is free; close other programs, or crop the image.") from None
+    except (RuntimeError, OSError) as error:
         if "orthonormal" in str(error):
             raise UserError(
                 f"{path} has sheared axes, which cannot be kept; resample it to a grid with right angles first."
             ) from None
         raise UserError(
-            f"{path} cannot be read as an image (damaged, truncated or of an unknown form); "
+            f"{path} cannot be read as an image (damaged, truncated or not what its ending says); "
             "export it again as NIfTI or NRRD."
         ) from None
     return image
-
-
-def _check_nifti(path: Path) -> None:
-    """ITK fills what a truncated NIfTI lacks with zeros, and turns NaN into zero, and says nothing of either: so count
-    the bytes and the values that are no numbers first. Raises RuntimeError for the one, UserError for the other."""
-    wrong = 0
-    try:
-        with gzip.open(path) if extension(path) == ".nii.gz" else path.open("rb") as stream:
-            head = stream.read(544)
-            offset, expected, form = _nifti_layout(head)
-            found, rest = len(head), head[offset:]
-            stream.read(max(0, offset - len(head)))
-            found = max(found, offset)
-            while block := stream.read(1 << 22):
-                found += len(block)
-                if form is not None:
-                    rest += block
-                    whole = len(rest) // form.itemsize * form.itemsize
-                    wrong += int((~np.isfinite(np.frombuffer(rest[:whole], form))).sum())
-                    rest = rest[whole:]
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise RuntimeError(str(error)) from None
-    if found < expected:
-        raise RuntimeError(f"{found} of {expected} bytes")
-    if wrong:
-        raise UserError(f"{path} has {wrong} values that are not numbers (NaN or infinite); replace them first.")
-
-
-def _nifti_layout(head: bytes) -> tuple[int, int, np.dtype[Any] | None]:
-    """Where the voxels of a NIfTI-1 or -2 file begin, how many bytes it must have, and its type if floating."""
-    for order in "<>":
-        (size,) = struct.unpack_from(order + "i", head)
-        if size == 348:
-            dims, code, bits = struct.unpack_from(order + "8h", head, 40), *struct.unpack_from(order + "2h", head, 70)
-            offset = int(struct.unpack_from(order + "f", head, 108)[0])
-        elif size == 540:
-            dims, code, bits = struct.unpack_from(order + "8q", head, 16), *struct.unpack_from(order + "2h", head, 12)
-            offset = struct.unpack_from(order + "q", head, 168)[0]
-        else:
-            continue
-        voxels = math.prod(max(1, dim) for dim in dims[1 : 1 + max(0, min(7, dims[0]))])
-        form = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(code)
-        return int(offset), int(offset + voxels * bits // 8), form
-    raise RuntimeError("no NIfTI header")
 
 
 def _read_series(folder: Path) -> sitk.Image:
@@ -117,17 +72,17 @@ def _read_series(folder: Path) -> sitk.Image:
             f"Folder {folder} holds {len(series)} DICOM series; put the one to use into a folder of its own."
         )
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    names = reader.GetGDCMSeriesFileNames(str(folder), series[0])
+    headers.check_series(names, folder)
+    reader.SetFileNames(names)
     return reader.Execute()
 
 
 def _squeezed(image: sitk.Image, path: Path) -> sitk.Image:
     """Without trailing axes of one sample; UserError when more than three axes are left."""
+    headers.check_shape(image, path)
     while image.GetDimension() > 3:
-        size = image.GetSize()
-        if size[-1] != 1:
-            raise UserError(f"{path} has {len(size)} axes ({' x '.join(map(str, size))}); give one 3D frame of it.")
-        image = image[tuple(slice(None) for _ in size[:-1]) + (0,)]
+        image = image[tuple(slice(None) for _ in image.GetSize()[:-1]) + (0,)]
     return image
 
 
@@ -151,12 +106,8 @@ def set_geometry(image: sitk.Image, affine: Affine) -> None:
 
 
 def _checked_affine(image: sitk.Image, path: Path) -> Affine:
-    affine = affine_of(image)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-        raise UserError(
-            f"{path} has no usable geometry (a spacing of zero or not a number); set its spacing and export it again."
-        )
-    return affine
+    headers.check_geometry(image, path)
+    return affine_of(image)
 
 
 def read_image(path: Path, role: Role | None = None) -> Image:

@@ -1,0 +1,261 @@
+"""What an image file says of itself, looked at before its voxels take memory, and what of it is refused.
+
+The ending decides which of ITK's readers opens a file: left alone, ITK tries them all, and a file that is named as a
+NIfTI would reach the HDF5 or VTK reader.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import re
+import stat
+import struct
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from medgen import files, resources
+from medgen.errors import UserError
+
+READERS = {
+    **dict.fromkeys((".nii", ".nii.gz"), "NiftiImageIO"),
+    **dict.fromkeys((".nrrd", ".nhdr", ".seg.nrrd"), "NrrdImageIO"),
+    **dict.fromkeys((".mha", ".mhd"), "MetaImageIO"),
+    ".dcm": "GDCMImageIO",
+    ".png": "PNGImageIO",
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEGImageIO"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),
+    ".bmp": "BMPImageIO",
+}
+SPACING_MM = (1e-6, 1e4)  # least and largest distance of voxels: electron microscopy to nonsense
+FARTHEST_MM = 1e7  # from the origin
+SHEAR = 1e-3  # largest cosine between two axes, and largest error of an axis' length
+# What unpacks to more than this, from less than one in so many of it on disk, is taken for a decompression bomb.
+BOMB_BYTES = 2**30
+BOMB_RATIO = 250
+MAX_FILES = 100_000  # in a folder that is read as a DICOM series
+_HEADER_BYTES = 4 * 2**20  # of an NRRD or MetaImage
+_TRAILING_BYTES = 4 * 2**20  # after a NIfTI's voxels
+_CARELESS_BYTES = 2**28  # a need that is not compared with the free memory, which takes a moment to learn
+_COMPONENT_BYTES = (1, 1, 2, 2, 4, 4, 8, 8, 4, 8)  # by SimpleITK's pixel type; 12 more for vectors of the same
+
+
+def reader(path: Path, ending: str) -> sitk.ImageFileReader:
+    """A reader that stands before an image file whose header is sound and whose voxels fit into the free memory.
+
+    ending: the file's, lower case (`medgen.io.extension`). Raises UserError for what is refused, RuntimeError (as ITK)
+    where the header cannot be read.
+    """
+    size = files.regular(path).st_size
+    if not size:
+        raise UserError(f"{path} is empty; export the image again.")
+    found = sitk.ImageFileReader()
+    found.SetImageIO(_reader_of(path, ending))
+    found.SetFileName(str(path))
+    detached = _data_file(path, ending)
+    if detached is not None:
+        size += files.regular(detached).st_size
+    found.ReadImageInformation()
+    check_shape(found, path)
+    check_geometry(found, path)
+    _check_memory(found, path, size)
+    if ending in (".nii", ".nii.gz"):
+        _check_nifti(path, ending)
+    return found
+
+
+def _reader_of(path: Path, ending: str) -> str:
+    if ending in READERS:
+        return READERS[ending]
+    with path.open("rb") as stream:
+        if stream.read(132)[128:] == b"DICM":  # scanners name DICOM files as they like
+            return READERS[".dcm"]
+    known = ", ".join(one for one in READERS if one != ".seg.nrrd")
+    raise UserError(f"{path} has an ending that is not read as an image; export it as one of {known}.")
+
+
+def check_shape(found: Any, path: Path) -> None:
+    """UserError for an image (or a reader before it) without voxels, of more than three axes, or of complex numbers."""
+    sizes = list(found.GetSize())
+    if min(sizes) < 1:
+        raise UserError(f"{path} has no voxels; choose another image.")
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) > 3:
+        raise UserError(f"{path} has {len(sizes)} axes ({' x '.join(map(str, sizes))}); give one 3D frame of it.")
+    if found.GetPixelIDValue() % 12 >= len(_COMPONENT_BYTES) or not 0 <= found.GetPixelIDValue() < 22:
+        raise UserError(f"{path} holds complex or unknown numbers; export their magnitude as an image.")
+
+
+def check_geometry(found: Any, path: Path) -> None:
+    """UserError for spacings, axes or an origin that no patient has; sheared axes cannot be kept."""
+    n = min(found.GetDimension(), 3)
+    spacing, origin = np.array(found.GetSpacing()[:n]), np.array(found.GetOrigin()[:n])
+    low, high = SPACING_MM
+    if not ((spacing >= low) & (spacing <= high)).all():
+        raise UserError(
+            f"{path} has no usable geometry (a spacing of {' x '.join(f'{one:g}' for one in spacing)} mm); "
+            "set its spacing and export it again."
+        )
+    if not (np.abs(origin) <= FARTHEST_MM).all():
+        raise UserError(f"{path} has no usable geometry (its origin is far off or not a number); set its origin.")
+    axes = np.array(found.GetDirection()).reshape(found.GetDimension(), -1)[:n, :n]
+    if not np.isfinite(axes).all() or abs(np.linalg.det(axes)) < 1e-6:
+        raise UserError(f"{path} has no usable geometry (its axes span no volume); set its directions.")
+    if np.abs(axes.T @ axes - np.eye(n)).max() > SHEAR:
+        raise UserError(
+            f"{path} has sheared axes, which cannot be kept; resample it to a grid with right angles first."
+        )
+
+
+def _check_memory(found: Any, path: Path, stored: int, frames: int = 1) -> None:
+    """UserError where voxels would come out of far too few bytes, or reading them needs more memory than is free."""
+    values = math.prod(found.GetSize()) * found.GetNumberOfComponents() * frames
+    unpacked = values * _COMPONENT_BYTES[found.GetPixelIDValue() % 12]
+    sizes = " x ".join(map(str, (*found.GetSize(), frames)[: found.GetDimension() + (frames > 1)]))
+    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * stored:
+        raise UserError(
+            f"{path} says it has {sizes} voxels, which its {_amount(stored)} hardly hold; "
+            "if the image is genuine, save it uncompressed."
+        )
+    need = 2 * unpacked + 8 * values  # ITK's voxels and ours, then twice as float32 while axes are put in order
+    if need <= _CARELESS_BYTES:
+        return
+    free = resources.memory().free
+    if free is not None and need > free:
+        raise UserError(
+            f"{path} ({sizes} voxels) needs about {_amount(need)} of memory, but {_amount(free)} are free; "
+            "close other programs, or crop the image first."
+        )
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB" if size >= 2**19 else f"{size} B"
+
+
+# --- DICOM series -------------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path) -> None:
+    """UserError for a folder in which ITK, which opens every file to look for series, would hang or never end."""
+    try:
+        with os.scandir(folder) as entries:
+            for count, entry in enumerate(entries):
+                mode = entry.stat(follow_symlinks=True).st_mode if os.path.exists(entry.path) else stat.S_IFREG
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise UserError(f"Folder {folder} holds more than files (“{entry.name}”); take that out of it.")
+                if count >= MAX_FILES:
+                    raise UserError(f"Folder {folder} holds more than {MAX_FILES} files; name the folder of a series.")
+    except OSError as error:
+        raise UserError(f"Folder {folder} cannot be read ({error.strerror}); check its permissions.") from None
+
+
+def check_series(names: tuple[str, ...] | list[str], folder: Path) -> None:
+    """UserError where a series' first file is not sound, or all of its files need more memory than is free."""
+    found = sitk.ImageFileReader()
+    found.SetImageIO(READERS[".dcm"])
+    found.SetFileName(str(names[0]))
+    found.ReadImageInformation()
+    check_shape(found, folder)
+    check_geometry(found, folder)
+    _check_memory(found, folder, sum(files.regular(Path(name)).st_size for name in names), len(names))
+
+
+# --- headers that name other files --------------------------------------------------------------------------------
+
+
+def _data_file(path: Path, ending: str) -> Path | None:
+    """The file that a detached NRRD or MetaImage header names; None where the voxels follow their header.
+
+    Raises UserError for a name that leaves the header's folder, and for lists and patterns of names.
+    """
+    if READERS.get(ending) not in ("NrrdImageIO", "MetaImageIO"):
+        return None
+    with path.open("rb") as stream:
+        head = stream.read(_HEADER_BYTES)
+    if READERS[ending] == "NrrdImageIO":
+        end = re.search(rb"\r?\n\r?\n", head)
+        if end is None and len(head) == _HEADER_BYTES:
+            raise UserError(f"{path} has a header of more than {_HEADER_BYTES >> 20} MiB; export the image again.")
+        fields = re.findall(rb"(?im)^[ \t]*data ?file[ \t]*:(?!=)([^\r\n]*)", head[: end.start() if end else None])
+        names = [_text(name) for name in fields]
+    else:
+        if b"ElementDataFile" not in head:
+            raise RuntimeError("no ElementDataFile")
+        names = [_text(name) for name in re.findall(rb"ElementDataFile\s*[=:]([^\r\n]*)", head)]
+        names = [name for name in names if name.upper() != "LOCAL"]
+    for name in names:
+        if name.upper().startswith("LIST") or "%" in name:
+            raise UserError(f"{path} names several data files (“{name[:60]}”); save the image as one .nrrd file.")
+        windows, posix = PureWindowsPath(name), PurePosixPath(name)
+        inside = path.parent / name
+        if posix.is_absolute() or windows.anchor or ".." in (*posix.parts, *windows.parts) or not _within(inside, path):
+            raise UserError(
+                f"{path} names a data file outside its own folder (“{name[:60]}”); put both into one folder."
+            )
+    return path.parent / names[0] if names else None
+
+
+def _text(name: bytes) -> str:
+    return name.strip().decode("utf-8", "surrogateescape")
+
+
+def _within(inside: Path, header: Path) -> bool:
+    try:
+        return inside.resolve().is_relative_to(header.parent.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a NUL, a loop of links
+        return False
+
+
+# --- NIfTI --------------------------------------------------------------------------------------------------------
+
+
+def _check_nifti(path: Path, ending: str) -> None:
+    """ITK fills what a truncated NIfTI lacks with zeros, and turns NaN into zero, and says nothing of either: so count
+    the bytes and the values that are no numbers first. Raises RuntimeError for the one, UserError for the other."""
+    wrong = 0
+    try:
+        with gzip.open(path) if ending == ".nii.gz" else path.open("rb") as stream:
+            offset, expected, form = _nifti_layout(stream.read(544))
+            stream.seek(offset)
+            found, rest = offset, b""
+            while found <= expected + _TRAILING_BYTES and (block := stream.read(1 << 22)):
+                if form is not None:
+                    rest += block[: max(0, expected - found)]
+                    whole = len(rest) // form.itemsize * form.itemsize
+                    wrong += int((~np.isfinite(np.frombuffer(rest[:whole], form))).sum())
+                    rest = rest[whole:]
+                found += len(block)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
+        raise RuntimeError(str(error)) from None
+    if found < expected:
+        raise RuntimeError(f"{found} of {expected} bytes")
+    if found > expected + _TRAILING_BYTES:
+        raise UserError(f"{path} goes on for long after its voxels; its header is wrong: export the image again.")
+    if wrong:
+        raise UserError(f"{path} has {wrong} values that are not numbers (NaN or infinite); replace them first.")
+
+
+def _nifti_layout(head: bytes) -> tuple[int, int, np.dtype[Any] | None]:
+    """Where the voxels of a NIfTI-1 or -2 file begin, how many bytes it must have, and its type if floating."""
+    for order in "<>":
+        (size,) = struct.unpack_from(order + "i", head)
+        if size == 348:
+            dims, code, bits = struct.unpack_from(order + "8h", head, 40), *struct.unpack_from(order + "2h", head, 70)
+            offset = int(struct.unpack_from(order + "f", head, 108)[0])
+        elif size == 540:
+            dims, code, bits = struct.unpack_from(order + "8q", head, 16), *struct.unpack_from(order + "2h", head, 12)
+            offset = struct.unpack_from(order + "q", head, 168)[0]
+        else:
+            continue
+        if not size <= offset <= _HEADER_BYTES:
+            raise RuntimeError(f"voxels at byte {offset}")
+        voxels = math.prod(max(1, dim) for dim in dims[1 : 1 + max(0, min(7, dims[0]))])
+        form = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(code)
+        return int(offset), int(offset + voxels * bits // 8), form
+    raise RuntimeError("no NIfTI header")
