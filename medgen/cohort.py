@@ -6,11 +6,11 @@ Paths in a CSV are relative to it; a role that takes many files separates them b
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen import tables
+from medgen import files, tables
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool, Role
 from medgen.splits import SPLITS
@@ -61,7 +61,7 @@ def read_collection(path: Path, operation: Operation) -> Collection:
     Raises UserError naming file, line and column.
     """
     declared = {pool.name: pool for pool in operation.pools}
-    if path.is_dir() and (path / "collection.json").exists():
+    if os.path.isdir(path) and os.path.exists(path / "collection.json"):
         path = path / "collection.json"
     if path.suffix.lower() == ".json":
         files = _pool_files(path, declared)
@@ -84,17 +84,16 @@ def read_collection(path: Path, operation: Operation) -> Collection:
 
 
 def _pool_files(path: Path, declared: dict[str, Pool]) -> dict[str, Path]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; check the path.")
     try:
-        named = {
-            str(name): path.parent / str(file) for name, file in json.loads(path.read_text("utf-8"))["pools"].items()
-        }
+        content = files.read_json(path, tables.MAX_BYTES)
+        named = {str(name): path.parent / str(file) for name, file in content["pools"].items()}
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f'{path} is not a collection; write {{"pools": {{"NAME": "FILE.csv"}}}}.') from None
     for name in named:
         if name not in declared:
-            raise UserError(f"{path} names pool “{name}”, which is not known; the pools are: {', '.join(declared)}.")
+            raise UserError(
+                f"{path} names pool “{name[:60]}”, which is not known; the pools are: {', '.join(declared)}."
+            )
     return named
 
 
@@ -119,7 +118,7 @@ def read_pool(path: Path, pool: Pool) -> list[Row]:
 
 def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: Path, line: int) -> Row:
     label = f"{path.name}, line {line}"
-    files: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name, role in roles.items():
         text = cells.get(name, "")
         if not text:
@@ -127,13 +126,10 @@ def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: P
                 continue
             raise UserError(f"{label}: column “{name}” is empty; fill it in or remove the row.")
         if role.kind is Kind.CLASS:
-            files[name] = [text]
+            found[name] = [text]
             continue
         parts = _parts(text, label) if role.many else [text]
-        files[name] = [str((path.parent / part.strip()).resolve()) for part in parts if part.strip()]
-        for file in files[name]:
-            if not Path(file).exists():
-                raise UserError(f"{label}: {file} (column “{name}”) does not exist; correct the path.")
+        found[name] = [_file(path.parent / part.strip(), label, name) for part in parts if part.strip()]
     for column in pool.needs:
         if not cells.get(column):
             raise UserError(f"{label}: column “{column}” is empty, but pool “{pool.name}” needs it; fill it in.")
@@ -141,7 +137,7 @@ def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: P
     if split and split not in SPLITS:
         raise UserError(f"{label}: split “{split}” is not known; use {', '.join(SPLITS)} or leave it empty.")
     return Row(
-        files,
+        found,
         subject=cells.get("subject") or f"row{line}",
         split=split,
         domain=cells.get("domain", ""),
@@ -151,11 +147,20 @@ def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: P
     )
 
 
+def _file(path: Path, label: str, column: str) -> str:
+    """The absolute path of a file or folder that is there; UserError names the cell."""
+    try:
+        files.status(path)
+        return str(path.resolve())
+    except UserError as error:
+        raise UserError(f"{label} (column “{column}”): {error}") from None
+
+
 def _parts(text: str, label: str) -> list[str]:
     """The files of a cell: separated by `;`, or a JSON list where a name itself has one."""
     if not text.startswith("["):
         return text.split(";")
     try:
-        return [str(part) for part in json.loads(text)]
+        return [str(part) for part in files.parse_json(text)]
     except ValueError:
         raise UserError(f"{label}: {text[:60]!r} is not a list of files; separate them with “;”.") from None

@@ -35,8 +35,8 @@ READERS = {
 SPACING_MM = (1e-6, 1e4)  # least and largest distance of voxels: electron microscopy to nonsense
 FARTHEST_MM = 1e7  # from the origin
 SHEAR = 1e-3  # largest cosine between two axes, and largest error of an axis' length
-# What unpacks to more than this, from less than one in so many of it on disk, is taken for a decompression bomb.
-BOMB_BYTES = 2**30
+# What needs more memory than this, and unpacks to more than so many times its file, is taken for a decompression bomb.
+BOMB_BYTES = 3 * 2**29
 BOMB_RATIO = 250
 MAX_FILES = 100_000  # in a folder that is read as a DICOM series
 _HEADER_BYTES = 4 * 2**20  # of an NRRD or MetaImage
@@ -45,10 +45,10 @@ _CARELESS_BYTES = 2**28  # a need that is not compared with the free memory, whi
 _COMPONENT_BYTES = (1, 1, 2, 2, 4, 4, 8, 8, 4, 8)  # by SimpleITK's pixel type; 12 more for vectors of the same
 
 
-def reader(path: Path, ending: str) -> sitk.ImageFileReader:
+def reader(path: Path, ending: str, labels: bool = False) -> sitk.ImageFileReader:
     """A reader that stands before an image file whose header is sound and whose voxels fit into the free memory.
 
-    ending: the file's, lower case (`medgen.io.extension`). Raises UserError for what is refused, RuntimeError (as ITK)
+    ending: the file's, lower case (`medgen.io.extension`). labels: it is read as a mask, in less memory. Raises UserError for what is refused, RuntimeError (as ITK)
     where the header cannot be read.
     """
     size = files.regular(path).st_size
@@ -63,7 +63,7 @@ def reader(path: Path, ending: str) -> sitk.ImageFileReader:
     found.ReadImageInformation()
     check_shape(found, path)
     check_geometry(found, path)
-    _check_memory(found, path, size)
+    _check_memory(found, path, size, 4 if labels else 8)
     if ending in (".nii", ".nii.gz"):
         _check_nifti(path, ending)
     return found
@@ -113,17 +113,20 @@ def check_geometry(found: Any, path: Path) -> None:
         )
 
 
-def _check_memory(found: Any, path: Path, stored: int, frames: int = 1) -> None:
-    """UserError where voxels would come out of far too few bytes, or reading them needs more memory than is free."""
+def _check_memory(found: Any, path: Path, stored: int, bytes_a_value: int, frames: int = 1) -> None:
+    """UserError where voxels would come out of far too few bytes, or reading them needs more memory than is free.
+
+    stored: bytes on disk. bytes_a_value: what a voxel's value takes as float32 or int16, twice while axes are ordered.
+    """
     values = math.prod(found.GetSize()) * found.GetNumberOfComponents() * frames
     unpacked = values * _COMPONENT_BYTES[found.GetPixelIDValue() % 12]
     sizes = " x ".join(map(str, (*found.GetSize(), frames)[: found.GetDimension() + (frames > 1)]))
-    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * stored:
+    need = 2 * unpacked + bytes_a_value * values  # ITK's voxels and numpy's, then ours
+    if need > BOMB_BYTES and unpacked > BOMB_RATIO * stored:
         raise UserError(
             f"{path} says it has {sizes} voxels, which its {_amount(stored)} hardly hold; "
             "if the image is genuine, save it uncompressed."
         )
-    need = 2 * unpacked + 8 * values  # ITK's voxels and ours, then twice as float32 while axes are put in order
     if need <= _CARELESS_BYTES:
         return
     free = resources.memory().free
@@ -163,7 +166,7 @@ def check_series(names: tuple[str, ...] | list[str], folder: Path) -> None:
     found.ReadImageInformation()
     check_shape(found, folder)
     check_geometry(found, folder)
-    _check_memory(found, folder, sum(files.regular(Path(name)).st_size for name in names), len(names))
+    _check_memory(found, folder, sum(files.regular(Path(name)).st_size for name in names), 8, len(names))
 
 
 # --- headers that name other files --------------------------------------------------------------------------------
