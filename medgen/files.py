@@ -55,14 +55,14 @@ def regular(path: Path, most: int | None = None) -> os.stat_result:
 
 def read_bytes(path: Path, most: int) -> bytes:
     """All of a plain file; UserError when it is none, or larger than `most` bytes."""
-    regular(path, most)
+    size = regular(path, most).st_size
     try:
         with path.open("rb") as stream:
-            content = stream.read(most + 1)
+            content = stream.read(size + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check it and its permissions.") from None
-    if len(content) > most:  # it grew, or its size is not told (as in /proc)
-        raise UserError(f"{path} is larger than such a file may be ({most >> 20} MiB); check what it is.")
+    if len(content) > size:  # as of those in /proc, whose size is not told
+        raise UserError(f"{path} changes while it is read; copy it to a file first.")
     return content
 
 

@@ -6,20 +6,16 @@ NIfTI would reach the HDF5 or VTK reader.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import re
 import stat
-import struct
-import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from medgen import files, resources
+from medgen import files, imageforms, resources
 from medgen.errors import UserError
 
 READERS = {
@@ -39,8 +35,6 @@ SHEAR = 1e-3  # largest cosine between two axes, and largest error of an axis' l
 BOMB_BYTES = 3 * 2**29
 BOMB_RATIO = 250
 MAX_FILES = 100_000  # in a folder that is read as a DICOM series
-_HEADER_BYTES = 4 * 2**20  # of an NRRD or MetaImage
-_TRAILING_BYTES = 4 * 2**20  # after a NIfTI's voxels
 _CARELESS_BYTES = 2**28  # a need that is not compared with the free memory, which takes a moment to learn
 _COMPONENT_BYTES = (1, 1, 2, 2, 4, 4, 8, 8, 4, 8)  # by SimpleITK's pixel type; 12 more for vectors of the same
 
@@ -48,8 +42,8 @@ _COMPONENT_BYTES = (1, 1, 2, 2, 4, 4, 8, 8, 4, 8)  # by SimpleITK's pixel type; 
 def reader(path: Path, ending: str, labels: bool = False) -> sitk.ImageFileReader:
     """A reader that stands before an image file whose header is sound and whose voxels fit into the free memory.
 
-    ending: the file's, lower case (`medgen.io.extension`). labels: it is read as a mask, in less memory. Raises UserError for what is refused, RuntimeError (as ITK)
-    where the header cannot be read.
+    ending: the file's, lower case (`medgen.io.extension`). labels: it is read as a mask, in less memory.
+    Raises UserError for what is refused, RuntimeError (as ITK) where the header cannot be read.
     """
     size = files.regular(path).st_size
     if not size:
@@ -57,15 +51,16 @@ def reader(path: Path, ending: str, labels: bool = False) -> sitk.ImageFileReade
     found = sitk.ImageFileReader()
     found.SetImageIO(_reader_of(path, ending))
     found.SetFileName(str(path))
-    detached = _data_file(path, ending)
+    form = found.GetImageIO()
+    detached = imageforms.data_file(path, form)
     if detached is not None:
         size += files.regular(detached).st_size
+    imageforms.check_before(path, form)
     found.ReadImageInformation()
     check_shape(found, path)
     check_geometry(found, path)
     _check_memory(found, path, size, 4 if labels else 8)
-    if ending in (".nii", ".nii.gz"):
-        _check_nifti(path, ending)
+    imageforms.check_voxels(path, form, found)
     return found
 
 
@@ -82,7 +77,7 @@ def _reader_of(path: Path, ending: str) -> str:
 def check_shape(found: Any, path: Path) -> None:
     """UserError for an image (or a reader before it) without voxels, of more than three axes, or of complex numbers."""
     sizes = list(found.GetSize())
-    if min(sizes) < 1:
+    if not sizes or min(sizes) < 1:
         raise UserError(f"{path} has no voxels; choose another image.")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
@@ -167,98 +162,3 @@ def check_series(names: tuple[str, ...] | list[str], folder: Path) -> None:
     check_shape(found, folder)
     check_geometry(found, folder)
     _check_memory(found, folder, sum(files.regular(Path(name)).st_size for name in names), 8, len(names))
-
-
-# --- headers that name other files --------------------------------------------------------------------------------
-
-
-def _data_file(path: Path, ending: str) -> Path | None:
-    """The file that a detached NRRD or MetaImage header names; None where the voxels follow their header.
-
-    Raises UserError for a name that leaves the header's folder, and for lists and patterns of names.
-    """
-    if READERS.get(ending) not in ("NrrdImageIO", "MetaImageIO"):
-        return None
-    with path.open("rb") as stream:
-        head = stream.read(_HEADER_BYTES)
-    if READERS[ending] == "NrrdImageIO":
-        end = re.search(rb"\r?\n\r?\n", head)
-        if end is None and len(head) == _HEADER_BYTES:
-            raise UserError(f"{path} has a header of more than {_HEADER_BYTES >> 20} MiB; export the image again.")
-        fields = re.findall(rb"(?im)^[ \t]*data ?file[ \t]*:(?!=)([^\r\n]*)", head[: end.start() if end else None])
-        names = [_text(name) for name in fields]
-    else:
-        if b"ElementDataFile" not in head:
-            raise RuntimeError("no ElementDataFile")
-        names = [_text(name) for name in re.findall(rb"ElementDataFile\s*[=:]([^\r\n]*)", head)]
-        names = [name for name in names if name.upper() != "LOCAL"]
-    for name in names:
-        if name.upper().startswith("LIST") or "%" in name:
-            raise UserError(f"{path} names several data files (“{name[:60]}”); save the image as one .nrrd file.")
-        windows, posix = PureWindowsPath(name), PurePosixPath(name)
-        inside = path.parent / name
-        if posix.is_absolute() or windows.anchor or ".." in (*posix.parts, *windows.parts) or not _within(inside, path):
-            raise UserError(
-                f"{path} names a data file outside its own folder (“{name[:60]}”); put both into one folder."
-            )
-    return path.parent / names[0] if names else None
-
-
-def _text(name: bytes) -> str:
-    return name.strip().decode("utf-8", "surrogateescape")
-
-
-def _within(inside: Path, header: Path) -> bool:
-    try:
-        return inside.resolve().is_relative_to(header.parent.resolve())
-    except (OSError, ValueError, RuntimeError):  # a name too long, with a NUL, a loop of links
-        return False
-
-
-# --- NIfTI --------------------------------------------------------------------------------------------------------
-
-
-def _check_nifti(path: Path, ending: str) -> None:
-    """ITK fills what a truncated NIfTI lacks with zeros, and turns NaN into zero, and says nothing of either: so count
-    the bytes and the values that are no numbers first. Raises RuntimeError for the one, UserError for the other."""
-    wrong = 0
-    try:
-        with gzip.open(path) if ending == ".nii.gz" else path.open("rb") as stream:
-            offset, expected, form = _nifti_layout(stream.read(544))
-            stream.seek(offset)
-            found, rest = offset, b""
-            while found <= expected + _TRAILING_BYTES and (block := stream.read(1 << 22)):
-                if form is not None:
-                    rest += block[: max(0, expected - found)]
-                    whole = len(rest) // form.itemsize * form.itemsize
-                    wrong += int((~np.isfinite(np.frombuffer(rest[:whole], form))).sum())
-                    rest = rest[whole:]
-                found += len(block)
-    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
-        raise RuntimeError(str(error)) from None
-    if found < expected:
-        raise RuntimeError(f"{found} of {expected} bytes")
-    if found > expected + _TRAILING_BYTES:
-        raise UserError(f"{path} goes on for long after its voxels; its header is wrong: export the image again.")
-    if wrong:
-        raise UserError(f"{path} has {wrong} values that are not numbers (NaN or infinite); replace them first.")
-
-
-def _nifti_layout(head: bytes) -> tuple[int, int, np.dtype[Any] | None]:
-    """Where the voxels of a NIfTI-1 or -2 file begin, how many bytes it must have, and its type if floating."""
-    for order in "<>":
-        (size,) = struct.unpack_from(order + "i", head)
-        if size == 348:
-            dims, code, bits = struct.unpack_from(order + "8h", head, 40), *struct.unpack_from(order + "2h", head, 70)
-            offset = int(struct.unpack_from(order + "f", head, 108)[0])
-        elif size == 540:
-            dims, code, bits = struct.unpack_from(order + "8q", head, 16), *struct.unpack_from(order + "2h", head, 12)
-            offset = struct.unpack_from(order + "q", head, 168)[0]
-        else:
-            continue
-        if not size <= offset <= _HEADER_BYTES:
-            raise RuntimeError(f"voxels at byte {offset}")
-        voxels = math.prod(max(1, dim) for dim in dims[1 : 1 + max(0, min(7, dims[0]))])
-        form = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(code)
-        return int(offset), int(offset + voxels * bits // 8), form
-    raise RuntimeError("no NIfTI header")

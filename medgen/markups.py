@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def _read_fcsv(path: Path, content: bytes, role: Role) -> Points:
         points = [dict(zip(columns, row, strict=False)) for row in rows if row]
         positions = np.array([[float(point[axis]) for axis in "xyz"] for point in points]).reshape(-1, 3) * flip
         _check_places(positions)
+        if not len(positions):
+            raise ValueError("no points")
         names = [point.get("label") or point["id"] for point in points]
     except (ValueError, KeyError, csv.Error):
         raise UserError(f"{path} is not a readable .fcsv file; save it again from Slicer as .mrk.json.") from None
@@ -102,11 +105,14 @@ def _parse(item: dict[str, Any], kind: Kind) -> Any:
             return Box(centre, axes, size, name, None if np.isnan(confidence[0]) else float(confidence[0]))
         return Sphere(centre, float(size.mean() / 2), name)
     points = item.get("controlPoints", [])
-    positions = np.full((len(points), 3), np.nan)
-    for row, point in enumerate(points):
-        if point.get("positionStatus", "defined") == "defined" and len(point["position"]) == 3:
-            positions[row] = np.array(point["position"], float) * flip
-            _check_places(positions[row])
+    lost = [math.nan] * 3
+    defined = [point.get("positionStatus", "defined") == "defined" and len(point["position"]) == 3 for point in points]
+    places = [point["position"] if known else lost for point, known in zip(points, defined, strict=True)]
+    positions = np.array(places or np.empty((0, 3)), float)
+    if positions.shape != (len(points), 3):
+        raise ValueError("positions that are not three numbers")
+    positions = positions * flip
+    _check_places(positions[np.array(defined, bool)])
     names = [str(point.get("label", "")) for point in points]
     confidence = _confidence(points)
     known = None if np.isnan(confidence).all() else confidence

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ from medgen.errors import UserError
 from medgen.whole import written_whole
 
 MAX_BYTES = 64 * 2**20  # of a table that is read
-MAX_CELLS = 5_000_000
+MAX_CELLS = 2_000_000
 _MAX_ROWS = 1_000_000
 # Names of files that are not UTF-8 reach Python as lone surrogates; this keeps them through a table.
 _ODD_NAMES = "surrogatepass"
@@ -40,7 +41,7 @@ def guarded(value: Any) -> Any:
 def plain(text: str) -> str:
     """The text that `guarded` was given, from a cell."""
     text = text.strip()
-    return text[1:] if _GUARDED.match(text) else text
+    return text[1:] if text[:1] == "'" and _GUARDED.match(text) else text
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -69,9 +70,9 @@ def _lines(file: TextIO) -> Iterable[str]:
 
 
 def _rows(reader: Any, names: list[str], path: Path) -> list[dict[str, str]]:
-    twice = next((name for index, name in enumerate(names) if name and name in names[:index]), None)
-    if twice is not None:
-        raise UserError(f"{path} names the column “{twice[:60]}” twice; rename one of them.")
+    counts = Counter(name for name in names if name)
+    if counts and counts.most_common(1)[0][1] > 1:
+        raise UserError(f"{path} names the column “{counts.most_common(1)[0][0][:60]}” twice; rename one of them.")
     rows: list[dict[str, str]] = []
     for cells in reader:
         if not cells:

@@ -104,7 +104,6 @@ def _nifti(corpus: Corpus) -> None:
         "datatype of one bit": {"datatype": 1, "bitpix": 1},
         "datatype nobody knows": {"datatype": 2048, "bitpix": 256},
         "complex numbers": {"datatype": 32, "bitpix": 64},
-        "bits that are not the datatype's": {"bitpix": 8},
         "voxels before the file": {"vox_offset": -1.0},
         "voxels at no number": {"vox_offset": NAN},
         "voxels at infinity": {"vox_offset": INF},
@@ -130,6 +129,7 @@ def _nifti(corpus: Corpus) -> None:
         "quaternions of no number": {"quatern": [NAN, 0, 0], "sform_code": 0, "qform_code": 1},
         "quaternions beyond one": {"quatern": [9, 9, 9], "sform_code": 0, "qform_code": 1},
         "scaled by no number": {"scl_slope": NAN},
+        "bits that are not the datatype's": {"bitpix": 8},
         "scaled by 1e38": {"scl_slope": 1e38},
     }.items():
         corpus.add("image", "a.nii", nifti(good, **fields), f"NIfTI: {why}", valid=True)
@@ -238,7 +238,13 @@ def _nrrd(corpus: Corpus) -> None:
     }.items():
         corpus.add("image", "a.nrrd", nrrd(**fields), f"NRRD: {why}")
     for why, fields in {
-        "four frames": {
+        "text": {"encoding": "ascii", "data": b"1 2 3"},
+    }.items():
+        corpus.add("image", "a.nrrd", nrrd(**fields), f"NRRD: {why}")
+    for why, fields in {
+        "an axis without direction": {"space_directions": "none (0,1,0) (0,0,1)"},
+        "skipped from the end": {"byte_skip": -1},
+        "two numbers a voxel, listed last": {
             "sizes": "2 4 4 2",
             "dimension": 4,
             "kinds": "domain domain domain list",
@@ -246,12 +252,6 @@ def _nrrd(corpus: Corpus) -> None:
             "space_directions": None,
             "space_origin": None,
         },
-        "text": {"encoding": "ascii", "data": b"1 2 3"},
-    }.items():
-        corpus.add("image", "a.nrrd", nrrd(**fields), f"NRRD: {why}")
-    for why, fields in {
-        "an axis without direction": {"space_directions": "none (0,1,0) (0,0,1)"},
-        "skipped from the end": {"byte_skip": -1},
         "a negative spacing": {**plain, "spacings": "1 -1 1"},
         "a spacing of no number": {**plain, "spacings": "nan 1 1"},
         "three numbers a voxel": {
@@ -436,7 +436,11 @@ def _dicom(corpus: Corpus) -> None:
     pixels = good.index(b"\xe0\x7f\x10\x00")
     corpus.add("picture", "a.dcm", good[:pixels], "DICOM: no pixels")
     corpus.add(
-        "picture", "a.dcm", good[: pixels + 8] + b"\xf0\xff\xff\xff" + good[pixels + 12 :], "DICOM: 4 GiB of pixels"
+        "picture",
+        "a.dcm",
+        good[: pixels + 8] + b"\xf0\xff\xff\xff" + good[pixels + 12 :],
+        "DICOM: 4 GiB of pixels",
+        valid=True,
     )
     name = good.index(b"\x08\x00\x60\x00")
     huge = good[:name] + b"\x10\x00\x10\x00UN\0\0\xf0\xff\xff\xff" + good[name:]

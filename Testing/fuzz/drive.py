@@ -131,7 +131,7 @@ def faults(entry: dict[str, Any], ending: Ending, out: Path, work: Path) -> list
         wrong.append("gave no result")
     if ending.code == 2 and (not ending.error.startswith("medgen: ") or ending.error.count("\n") != 1):
         wrong.append(f"is not refused in one sentence: {ending.error[:600]}")
-    if ending.code == 2 and len(ending.error) > 900 and len(entry["file"]) < 300:
+    if ending.code == 2 and len(ending.error) > 6000:
         wrong.append(f"is refused at length: {ending.error[:600]}")
     if ending.code != 0 and out.exists():
         wrong.append("was refused and left a result")
