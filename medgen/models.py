@@ -105,7 +105,7 @@ def import_model(source: Path, name: str | None = None) -> Path:
 def _usable(name: str) -> bool:
     """Whether a name is a folder's of its own, is shown in the list, and means the same in every terminal."""
     hidden = name.startswith(".") or name.endswith(".training")
-    return Path(name).name == name and name.isprintable() and not hidden and len(name.encode()) <= 200
+    return name != "" and Path(name).name == name and name.isprintable() and not hidden and len(name.encode()) <= 200
 
 
 @contextlib.contextmanager
