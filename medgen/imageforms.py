@@ -208,6 +208,13 @@ def _check_jpeg(path: Path) -> None:
         raise RuntimeError("no end of the image")
 
 
+def is_palette_bmp(path: Path) -> bool:
+    """Whether a file is a BMP whose pixels are places in a list of colours, as grey pictures are written."""
+    with path.open("rb") as stream:
+        head = stream.read(30)
+    return head[:2] == b"BM" and len(head) == 30 and struct.unpack_from("<H", head, 28)[0] <= 8
+
+
 def _check_bmp(path: Path) -> None:
     """The BMP reader fills what a cut file lacks with whatever lies in memory."""
     with path.open("rb") as stream:

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medgen import files, headers, markups
+from medgen import files, headers, imageforms, markups
 from medgen.case import Affine, Class, Image, Latent, Mask, Matrix, Plot, Segment, Table
 from medgen.errors import UserError
 from medgen.method import Kind, Role
@@ -53,6 +53,8 @@ def read_itk(path: Path, labels: bool = False) -> sitk.Image:
             headers.check_folder(path)
             return _read_series(path)
         image = headers.reader(path, extension(path), labels).Execute()
+        if image.GetNumberOfComponentsPerPixel() == 3 and imageforms.is_palette_bmp(path):
+            image = _grey(image)  # ITK gives every BMP three channels
     except MemoryError:
         raise UserError(f"{path} needs more memory than is free; close other programs, or crop the image.") from None
     except (RuntimeError, OSError) as error:
@@ -65,6 +67,12 @@ def read_itk(path: Path, labels: bool = False) -> sitk.Image:
             "export it again as NIfTI or NRRD."
         ) from None
     return image
+
+
+def _grey(image: sitk.Image) -> sitk.Image:
+    """One channel where all three are the same."""
+    values = sitk.GetArrayViewFromImage(image)
+    return sitk.VectorIndexSelectionCast(image, 0) if (values == values[..., :1]).all() else image
 
 
 def _read_series(folder: Path) -> sitk.Image:

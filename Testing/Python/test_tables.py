@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from backend_tools import volume
+from backend_tools import PROPERTY, volume
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +48,7 @@ def test_plain_numbers_stay_numbers(text: str) -> None:
     assert tables.guarded(text) == text == tables.plain(text)
 
 
+@PROPERTY
 @given(st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1, max_size=4))
 def test_any_text_survives_but_for_blanks_at_its_end(
     tmp_path_factory: pytest.TempPathFactory, cells: list[str]
@@ -60,6 +61,7 @@ def test_any_text_survives_but_for_blanks_at_its_end(
             assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) or float(cell) is not None
 
 
+@PROPERTY
 @given(st.binary(max_size=400))
 def test_any_bytes_are_rows_or_a_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.csv"
