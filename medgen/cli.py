@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _ended("A name among the options holds a NUL character; change it.", USER_FAULT, speak)
+        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib's, before Python 3.13
+            return _ended(f"{error}: the link leads to itself; name another file.", USER_FAULT, speak)
         return _our_fault(error, speak)
 
 

@@ -129,7 +129,7 @@ def _read_row(cells: dict[str, str], roles: dict[str, Role], pool: Pool, path: P
             found[name] = [text]
             continue
         parts = _parts(text, label) if role.many else [text]
-        found[name] = [_file(path.parent / part.strip(), label, name) for part in parts if part.strip()]
+        found[name] = [_file(path.parent / part, label, name) for part in parts if part]
     for column in pool.needs:
         if not cells.get(column):
             raise UserError(f"{label}: column “{column}” is empty, but pool “{pool.name}” needs it; fill it in.")
@@ -159,7 +159,7 @@ def _file(path: Path, label: str, column: str) -> str:
 def _parts(text: str, label: str) -> list[str]:
     """The files of a cell: separated by `;`, or a JSON list where a name itself has one."""
     if not text.startswith("["):
-        return text.split(";")
+        return [part.strip() for part in text.split(";")]
     try:
         return [str(part) for part in files.parse_json(text)]
     except ValueError:

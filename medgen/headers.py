@@ -45,6 +45,7 @@ def reader(path: Path, ending: str, labels: bool = False) -> sitk.ImageFileReade
     ending: the file's, lower case (`medgen.io.extension`). labels: it is read as a mask, in less memory.
     Raises UserError for what is refused, RuntimeError (as ITK) where the header cannot be read.
     """
+    check_name(path)
     size = files.regular(path).st_size
     if not size:
         raise UserError(f"{path} is empty; export the image again.")
@@ -72,6 +73,14 @@ def _reader_of(path: Path, ending: str) -> str:
             return READERS[".dcm"]
     known = ", ".join(one for one in READERS if one != ".seg.nrrd")
     raise UserError(f"{path} has an ending that is not read as an image; export it as one of {known}.")
+
+
+def check_name(path: Path) -> None:
+    """UserError for a name that SimpleITK cannot take: it ends the process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path} has a name that is not text in UTF-8; rename it (or its folder).") from None
 
 
 def check_shape(found: Any, path: Path) -> None:
@@ -141,9 +150,11 @@ def _amount(size: int) -> str:
 
 def check_folder(folder: Path) -> None:
     """UserError for a folder in which ITK, which opens every file to look for series, would hang or never end."""
+    check_name(folder)
     try:
         with os.scandir(folder) as entries:
             for count, entry in enumerate(entries):
+                check_name(Path(entry.path))
                 mode = entry.stat(follow_symlinks=True).st_mode if os.path.exists(entry.path) else stat.S_IFREG
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                     raise UserError(f"Folder {folder} holds more than files (“{entry.name}”); take that out of it.")

@@ -57,7 +57,7 @@ def read_itk(path: Path, labels: bool = False) -> sitk.Image:
             image = _grey(image)  # ITK gives every BMP three channels
     except MemoryError:
         raise UserError(f"{path} needs more memory than is free; close other programs, or crop the image.") from None
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:  # ITK quotes a damaged file's bytes in its message
         if "orthonormal" in str(error):
             raise UserError(
                 f"{path} has sheared axes, which cannot be kept; resample it to a grid with right angles first."
@@ -151,6 +151,7 @@ def _fit_dimensions(data: torch.Tensor, role: Role, path: Path) -> torch.Tensor:
 
 def write_image(image: Image, path: Path) -> None:
     """Write by the path's ending. Pictures are 8-bit: values are rounded and clipped to 0..255."""
+    headers.check_name(path)
     array = image.data.detach().cpu().numpy()
     array = array.transpose(*range(array.ndim - 1, 0, -1), 0)
     if extension(path) in PICTURES:
@@ -175,7 +176,7 @@ def read_mask(path: Path, role: Role | None = None, log: Callable[[str], None] =
             raise UserError(f"{path} holds fractions, not labels; choose a segmentation or a label map.")
         _check_labels(layers, path)
         layers = layers.astype(np.int32)
-    keys = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
+    keys = {key: _legible(image.GetMetaData(key)) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
     segments, merged = _merge_layers(layers, keys, path, log)
     data = torch.from_numpy(np.ascontiguousarray(merged))
     if role is not None:
@@ -216,6 +217,15 @@ def _merge_layers(
     return [segment for _, _, segment in placed], merged
 
 
+def _legible(text: str) -> str:
+    """Text of a header as Latin-1 where it is not UTF-8, in which a header is written again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text
+
+
 def _check_labels(layers: np.ndarray, path: Path) -> None:
     if layers.size and not 0 <= layers.min() <= layers.max() <= MAX_LABEL:
         raise UserError(f"{path} has labels outside 1..{MAX_LABEL}; renumber them.")
@@ -246,6 +256,7 @@ def _segment(keys: dict[str, str], index: int) -> tuple[int, int, Segment]:
 
 def write_mask(mask: Mask, path: Path) -> None:
     """Write labels by the path's ending; a .seg.nrrd carries names, colours and terminology for Slicer."""
+    headers.check_name(path)
     result = sitk.GetImageFromArray(np.ascontiguousarray(mask.data.cpu().numpy().astype(np.int16).T))
     set_geometry(result, mask.affine)
     if extension(path) == ".seg.nrrd":
@@ -377,10 +388,12 @@ def check_ending(path: Path, role: Role) -> None:
     volumes = tuple(ending for ending in VOLUMES if ending not in (".dcm", ".mhd", ".nhdr"))
     known = {Kind.IMAGE: (*volumes, *pictures), Kind.MASK: (".seg.nrrd", *volumes, *pictures)}
     endings = known.get(role.kind, (ENDINGS[role.kind],))
-    if extension(path) not in endings:
+    if endings != ("",) and extension(path) not in endings:  # folders are named as one likes
         raise UserError(
             f"{path} cannot hold this result ({role.kind.value.lower()}); end its name with {' or '.join(endings)}."
         )
+    if role.kind in (Kind.IMAGE, Kind.MASK):
+        headers.check_name(path)
 
 
 def read(text: str | Path, role: Role, log: Callable[[str], None] = lambda message: None) -> list[Any]:

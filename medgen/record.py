@@ -67,7 +67,9 @@ def _check_form(record: Any) -> None:
     if not isinstance(record.get("trained_on") or {}, dict):
         raise TypeError("trained_on")
     for key in ("operation", "name", "medgen", "created", "digest"):
-        if not isinstance(record[key], str) or not record[key].isprintable() or len(record[key]) > 255:
+        if not isinstance(record[key], str) or len(record[key]) > 255:
+            raise ValueError(key)
+        if key != "name" and not record[key].isprintable():  # a folder may have any name
             raise ValueError(key)
     if not SLUG.fullmatch(record["slug"]) or not isinstance(record["patient_data"], bool):
         raise ValueError("slug or patient_data")

@@ -126,7 +126,7 @@ def _records(corpus: Corpus) -> None:
         "no networks": setting("networks", value={}),
         "a digest of a number": setting("networks", "generator", "sha256", value=7),
         "patient data: perhaps": setting("patient_data", value="perhaps"),
-        "a name of escapes": setting("name", value="\x1b[2J\x1b]0;x\x07"),
+        "a date of escapes": setting("created", value="\x1b[2J\x1b]0;x\x07"),
         "a setting 900 lists deep": setting("settings", "air", value=deep),
         "a format to come": setting("format", value=99),
         "trained on words": setting("trained_on", value="everything"),
