@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from medgen import __version__, catalog, record, trained_on
 from medgen.errors import UserError
@@ -25,6 +26,15 @@ from medgen.whole import written_whole
 
 Known = TypeVar("Known", bound=BaseModel)
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out random initial values: on the meta device they do nothing, after an import that takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -77,7 +87,7 @@ class Model:
         tensors = self.networks.get(name)
         if tensors is None:
             raise UserError(f"Model “{self.name}” lacks the network “{name}”; train or fetch it again.")
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             wanted = build().state_dict()
         fits = wanted.keys() == tensors.keys() and all(
             value.shape == tensors[key].shape and value.is_floating_point() == tensors[key].is_floating_point()
