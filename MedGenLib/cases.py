@@ -8,7 +8,6 @@ batch.rows()  # case, state, reason, output, seconds
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
 import uuid
@@ -20,6 +19,8 @@ from typing import Any
 import slicer
 import vtk
 
+from medgen import tables
+from medgen.errors import UserError
 from MedGenLib import casetable, takeback
 from MedGenLib.errors import RunError, plain
 from MedGenLib.export import NODE_CLASSES
@@ -134,10 +135,9 @@ def from_table(operation: dict[str, Any], path: Path) -> list[Case]:
         RunError: the file is no table, has no row, or lacks the column of a role that must be filled.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [{str(k).strip(): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error, AttributeError):
-        raise RunError(_("{path} is not a readable CSV table; save it as CSV in UTF-8.").format(path=path)) from None
+        rows = tables.read_rows(path)
+    except UserError as error:
+        raise RunError(str(error)) from None
     if not rows:
         raise RunError(_("{path} has no rows; add one for each case.").format(path=path))
     for role in operation["inputs"]:
@@ -425,9 +425,8 @@ class CaseBatch:
         partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
         try:
             with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, casetable.COLUMNS)
-                writer.writeheader()
-                writer.writerows(self.rows())
+                rows = ([row.get(column, "") for column in casetable.COLUMNS] for row in self.rows())
+                tables.write_lines(file, [casetable.COLUMNS, *rows])
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgen import tables
 from MedGenLib.errors import RunError, plain
 from MedGenLib.export import export_node
 from MedGenLib.i18n import _
@@ -208,9 +208,8 @@ def write_cohort(files: dict[str, list[str]], folder: Path, name: str = "cohort.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*files, "subject"])
-            writer.writerow([*(cell(paths) for paths in files.values()), "case1"])
+            cells = [cell(paths) for paths in files.values()]
+            tables.write_lines(file, [[*files, "subject"], [*cells, "case1"]])
     except OSError as error:
         raise RunError(plain(error, path)) from None
     return path

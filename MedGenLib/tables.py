@@ -11,6 +11,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from medgen import tables
 from MedGenLib.errors import BoundaryError
 from MedGenLib.i18n import _
 
@@ -27,10 +28,9 @@ def write_csv(node: Any, path: Path, owner: str) -> None:
     columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([column.GetName() or "" for column in columns])
-            for row in range(table.GetNumberOfRows()):
-                writer.writerow([_cell(column, row) for column in columns])
+            tables.write_lines(file, [[column.GetName() or "" for column in columns]])
+            rows = range(table.GetNumberOfRows())
+            tables.write_lines(file, ([_cell(column, row) for column in columns] for row in rows))
     except OSError as error:
         raise BoundaryError(
             _("“{owner}” could not be written to {folder} ({reason}).").format(
@@ -55,7 +55,7 @@ def read_csv(path: Path) -> Any:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
+            rows = [[tables.plain(cell) for cell in row] for row in csv.reader(file)]
     except (OSError, UnicodeDecodeError, csv.Error):
         rows = []
     if not rows or any(len(row) != len(rows[0]) for row in rows):

@@ -7,7 +7,6 @@ model = logic.process(slug, "train", cases=cases, wait=True)["model"]
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import slicer
 
+from medgen import tables
 from medgen.splits import SPLITS, split_subjects
 from MedGenLib.errors import BoundaryError, MedGenLibError, RunError, plain
 from MedGenLib.export import NODE_CLASSES
@@ -291,9 +291,7 @@ def export_cases(operation: dict[str, Any], cases: list[TrainingCase], folder: P
 def _write_table(rows: list[dict[str, str]], path: Path) -> Path:
     columns = list(dict.fromkeys(name for row in rows for name, text in row.items() if text))
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+        tables.write_lines(file, [columns, *([row.get(column, "") for column in columns] for row in rows)])
     return path
 
 

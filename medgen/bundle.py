@@ -9,17 +9,32 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from medgen import __version__, catalog, record, trained_on
 from medgen.errors import UserError
 from medgen.whole import written_whole
+
+Known = TypeVar("Known", bound=BaseModel)
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out random initial values: on the meta device they do nothing, after an import that takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -44,6 +59,47 @@ class Model:
     digest: str = ""
     created: str = ""
     version: str = __version__
+
+    def trained(self, config: type[Known]) -> Known:
+        """The training's config, every value in its range; UserError where a stranger's bundle says otherwise."""
+        return self._checked(config, self.config)
+
+    def noted(self, settings: type[Known]) -> Known:
+        """The settings as the method declares them; UserError as `trained`."""
+        return self._checked(settings, self.settings)
+
+    def _checked(self, form: type[Known], values: dict[str, Any]) -> Known:
+        try:
+            return form(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])[:60]
+        except TypeError:
+            where = "its settings"
+        raise UserError(f"Model “{self.name}” has a record that cannot be used (“{where}”); train or fetch it again.")
+
+    def network(self, name: str, build: Callable[[], Module]) -> Module:
+        """The network that `build` makes, with the weights of that name in the bundle.
+
+        Names, shapes and kinds of all tensors are compared before the network takes memory, so that a config which
+        declares wide layers costs nothing; UserError where they do not fit.
+        """
+        tensors = self.networks.get(name)
+        if tensors is None:
+            raise UserError(f"Model “{self.name}” lacks the network “{name}”; train or fetch it again.")
+        with torch.device("meta"), _Uninitialised():
+            wanted = build().state_dict()
+        fits = wanted.keys() == tensors.keys() and all(
+            value.shape == tensors[key].shape and value.is_floating_point() == tensors[key].is_floating_point()
+            for key, value in wanted.items()
+        )
+        if not fits:
+            raise UserError(
+                f"Model “{self.name}” has weights that do not fit its network “{name}”; train or fetch it again."
+            )
+        network = build()
+        network.load_state_dict(tensors)
+        return network
 
 
 def save(model: Model, folder: Path) -> str:
@@ -180,15 +236,16 @@ def load(folder: Path, expect: str | None = None) -> Model:
 
     Raises UserError for a damaged, foreign or altered bundle, and for the wrong method's model.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load as tensors_of
 
-    found = record.verify(folder, expect)
+    found = record.expected(folder, expect)
     networks: dict[str, dict[str, Tensor]] = {}
     for name, entry in found["networks"].items():
-        file = folder / entry["file"]
+        content = record.weights(folder, entry)
         try:
-            networks[name] = load_file(file)
+            networks[name] = tensors_of(content)
         except Exception:
+            file = folder / entry["file"]
             raise UserError(f"{file} is not a readable safetensors file; import or train the model again.") from None
     return Model(
         slug=found["slug"],

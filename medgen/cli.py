@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgen import __version__, catalog, models, ranks, upkeep
 from medgen.errors import CANCELLED, DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
+from medgen.files import printable
 from medgen.speak import emitter
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ CHECKPOINT = "checkpoint.pt"  # as medgen.training writes it; that module import
 
 # Full, over quota, forbidden, read-only: the disk is the user's to mend.
 _USERS_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EACCES, errno.EPERM, errno.EROFS)
+# Too long, in a circle, a file where a folder should be: names that cannot be.
+_USERS_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,6 +51,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     speak: Callable[[dict[str, Any]], None] = emitter("json" if _wants_json(arguments) else "none")
     try:
         args = parse(arguments)
@@ -62,13 +69,17 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if error.errno not in _USERS_DISK:
-            return _our_fault(error, speak)
-        message = (
-            f"{error.filename or 'The disk'} cannot be written ({error.strerror}); free space or choose another folder."
-        )
-        return _ended(message, USER_FAULT, speak)
+        if error.errno in _USERS_DISK:
+            what = f"{error.filename or 'The disk'} cannot be written ({error.strerror})"
+            return _ended(f"{what}; free space or choose another folder.", USER_FAULT, speak)
+        if error.errno in _USERS_NAMES:
+            return _ended(f"{error.filename} is not a usable name ({error.strerror}); change it.", USER_FAULT, speak)
+        return _our_fault(error, speak)
     except Exception as error:
+        if isinstance(error, ValueError) and "embedded null" in str(error):
+            return _ended("A name among the options holds a NUL character; change it.", USER_FAULT, speak)
+        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib's, before Python 3.13
+            return _ended(f"{error}: the link leads to itself; name another file.", USER_FAULT, speak)
         return _our_fault(error, speak)
 
 
@@ -85,12 +96,12 @@ def _our_fault(error: BaseException, speak: Callable[[dict[str, Any]], None]) ->
 
 
 def _ended(message: str, code: int, speak: Callable[[dict[str, Any]], None], details: str = "") -> int:
-    """Say why the run ends, in several processes only once; the exit code."""
+    """Say why it ends, to who listens and on one line to who reads, of several processes only once; the exit code."""
     says, code = ranks.first_to_fail(code)
     if says:
         print(details, end="", file=sys.stderr)
         speak({"event": "error", "message": message, "code": code})
-        print(f"medgen: {message}", file=sys.stderr, flush=True)
+        print(f"medgen: {printable(message)}", file=sys.stderr, flush=True)
     return code
 
 
@@ -246,7 +257,7 @@ def _say_done(run: Run, written: list[tuple[str, Path]], args: argparse.Namespac
     run.emit({"event": "done", "folder": str(args.output.resolve())})
     if args.progress != "json":
         for role, path in written:
-            print(f"{role}: {path}")
+            print(f"{role}: {printable(str(path))}")
 
 
 # --- arguments into things ----------------------------------------------------------------------------------------
@@ -283,10 +294,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _target(name: str, operation: str | None, default: str) -> tuple[Method, Operation, Model | None]:
     """A method (by slug) or a trained model (by name or path), and the operation meant."""
-    if name in catalog.entries() and not (Path(name) / "medgen.json").exists():
+    if name in catalog.entries() and not os.path.exists(Path(name) / "medgen.json"):
         method = catalog.load(name)
         return method, method.operation(operation or default), None
-    if not os.path.exists(name) and not (models.folder() / name).exists() and os.sep not in name:
+    if not os.path.exists(name) and not os.path.exists(models.folder() / name) and os.sep not in name:
         catalog.entry(name)  # says which slug is near
     from medgen import bundle
 
@@ -361,7 +372,7 @@ def _phantom(args: argparse.Namespace) -> None:
         raise UserError(f"There is no phantom for “{args.slug}”; the phantoms are: {', '.join(phantoms.PHANTOMS)}.")
     if args.n < 1:
         raise UserError(f"-n {args.n} is not possible; ask for one patient or more.")
-    print(phantoms.write(phantoms.PHANTOMS[names[0]], args.n, args.seed, args.output))
+    print(printable(str(phantoms.write(phantoms.PHANTOMS[names[0]], args.n, args.seed, args.output))))
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -445,7 +456,10 @@ def _remember(
     }
     file = run.folder / "job.json"
     if run.resume and file.exists():
-        before = {"number of processes": 1, **json.loads(file.read_text("utf-8"))}
+        try:
+            before = {"number of processes": 1, **json.loads(file.read_text("utf-8"))}
+        except (OSError, ValueError, TypeError):
+            raise UserError(f"{file} is damaged; start anew without --resume.") from None
         changed = [key for key in job if before.get(key) != job[key]]
         if changed:
             raise UserError(
@@ -480,7 +494,7 @@ def _fingerprint(path: Path, operation: Operation) -> str:
         for row in rows:
             digest.update(repr((name, row.columns(), sorted(row.files.items()))).encode())
             for file in (Path(text) for texts in row.files.values() for text in texts):
-                if file.is_file():
+                if os.path.isfile(file):  # a class may be any text
                     digest.update(repr((file.stat().st_size, file.stat().st_mtime_ns)).encode())
     return digest.hexdigest()
 

@@ -7,12 +7,12 @@ of the DICOM series of a folder is FOLDER#SERIES_UID.
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen import dicom, tables
+from medgen import dicom, files, tables
 from medgen.errors import UserError
 from medgen.method import Kind, Operation, Pool
 from medgen.splits import SPLITS
@@ -69,7 +69,7 @@ def read_collection(path: Path, operation: Operation) -> Collection:
     Raises UserError naming file, line and column.
     """
     declared = {pool.name: pool for pool in operation.pools}
-    if path.is_dir() and (path / "collection.json").exists():
+    if os.path.isdir(path) and os.path.exists(path / "collection.json"):
         path = path / "collection.json"
     if path.suffix.lower() == ".json":
         files = _pool_files(path, declared)
@@ -92,17 +92,16 @@ def read_collection(path: Path, operation: Operation) -> Collection:
 
 
 def _pool_files(path: Path, declared: dict[str, Pool]) -> dict[str, Path]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; check the path.")
     try:
-        named = {
-            str(name): path.parent / str(file) for name, file in json.loads(path.read_text("utf-8"))["pools"].items()
-        }
+        content = files.read_json(path, tables.MAX_BYTES)
+        named = {str(name): path.parent / str(file) for name, file in content["pools"].items()}
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f'{path} is not a collection; write {{"pools": {{"NAME": "FILE.csv"}}}}.') from None
     for name in named:
         if name not in declared:
-            raise UserError(f"{path} names pool “{name}”, which is not known; the pools are: {', '.join(declared)}.")
+            raise UserError(
+                f"{path} names pool “{name[:60]}”, which is not known; the pools are: {', '.join(declared)}."
+            )
     return named
 
 
@@ -111,10 +110,9 @@ def read_pool(path: Path, pool: Pool) -> list[Row]:
     raw = _read_table(path, pool)
     rows = [_read_row(cells, pool, path, line) for line, cells in enumerate(raw, start=2)]
     for row in rows:
-        for name, files in row.files.items():
-            for file in files if _is_file(pool, name) else []:
-                if not dicom.exists(file):
-                    raise UserError(f"{row.label}: {file} (column “{name}”) does not exist; correct the path.")
+        for name, texts in row.files.items():
+            for text in texts if _is_file(pool, name) else []:
+                _check_there(text, row.label, name)
     splits: dict[str, str] = {}
     for row in rows:
         if row.split and splits.setdefault(row.subject, row.split) != row.split:
@@ -123,6 +121,13 @@ def read_pool(path: Path, pool: Pool) -> list[Row]:
                 "keep every subject in one split."
             )
     return rows
+
+
+def _check_there(text: str, label: str, column: str) -> None:
+    try:
+        files.status(dicom.split(text)[0])
+    except UserError as error:
+        raise UserError(f"{label} (column “{column}”): {error}") from None
 
 
 def read_cases(path: Path, pool: Pool) -> list[Row]:
@@ -154,7 +159,7 @@ def _is_file(pool: Pool, name: str) -> bool:
 
 def _read_row(cells: dict[str, str], pool: Pool, path: Path, line: int) -> Row:
     label = f"{path.name}, line {line}"
-    files: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for role in pool.roles:
         text = cells.get(role.name, "")
         if not text:
@@ -162,10 +167,10 @@ def _read_row(cells: dict[str, str], pool: Pool, path: Path, line: int) -> Row:
                 continue
             raise UserError(f"{label}: column “{role.name}” is empty; fill it in or remove the row.")
         if role.kind is Kind.CLASS:
-            files[role.name] = [text]
+            found[role.name] = [text]
             continue
         parts = _parts(text, label) if role.many else [text]
-        files[role.name] = [str((path.parent / part.strip()).resolve()) for part in parts if part.strip()]
+        found[role.name] = [_path(path.parent / part, label, role.name) for part in parts if part]
     for column in pool.needs:
         if not cells.get(column):
             raise UserError(f"{label}: column “{column}” is empty, but pool “{pool.name}” needs it; fill it in.")
@@ -173,7 +178,7 @@ def _read_row(cells: dict[str, str], pool: Pool, path: Path, line: int) -> Row:
     if split and split not in SPLITS:
         raise UserError(f"{label}: split “{split}” is not known; use {', '.join(SPLITS)} or leave it empty.")
     return Row(
-        files,
+        found,
         subject=cells.get("subject") or f"row{line}",
         split=split,
         domain=cells.get("domain", ""),
@@ -183,11 +188,22 @@ def _read_row(cells: dict[str, str], pool: Pool, path: Path, line: int) -> Row:
     )
 
 
+def _path(path: Path, label: str, column: str) -> str:
+    """The absolute path, or the text that names a DICOM series; UserError for what can be neither."""
+    if dicom.split(path)[1] is not None:
+        folder, uid = dicom.split(path)
+        return f"{folder.resolve()}{dicom.MARK}{uid}"
+    try:
+        return str(path.resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{label} (column “{column}”): {str(path)!r} is not a path ({error}); correct it.") from None
+
+
 def _parts(text: str, label: str) -> list[str]:
     """The files of a cell: separated by `;`, or a JSON list where a name itself has one."""
     if not text.startswith("["):
-        return text.split(";")
+        return [part.strip() for part in text.split(";")]
     try:
-        return [str(part) for part in json.loads(text)]
+        return [str(part) for part in files.parse_json(text)]
     except ValueError:
         raise UserError(f"{label}: {text[:60]!r} is not a list of files; separate them with “;”.") from None

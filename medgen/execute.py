@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -204,7 +205,8 @@ def _stage(value: Any, role: Role, target: Path, staging: Path, record: dict[str
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # a file's name need not be text
 
 
 def _write_cohort(value: Cohort, folder: Path, record: dict[str, Any]) -> None:
@@ -258,12 +260,18 @@ def provenance(
             {"role": role, "file": privacy.stand_in(path, patient_names), "sha256": digest_of(path, *stamp(path))}
             for role, paths in used.items()
             for path in paths
-            if dicom.exists(path)
+            if _is_read(operation, role, path)
         ],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),
         "use": "Research use only. Not for clinical use.",
     }
+
+
+def _is_read(operation: Operation, role: str, path: str) -> bool:
+    """Whether the text given for a role named a file or folder that was read, not a class or what is written as one."""
+    a_class = any(one.name == role and one.kind is Kind.CLASS for one in operation.inputs)
+    return os.path.isfile(path) or (dicom.exists(path) and not a_class and not os.path.isfile(path))
 
 
 # --- before and after ---------------------------------------------------------------------------------------------

@@ -6,10 +6,8 @@ target and renames, so that a file is whole or absent.
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zlib
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medgen import dicom, dicomvolume, markups
+from medgen import dicom, dicomvolume, files, headers, imageforms, markups
 from medgen.case import Affine, Class, Image, Latent, Mask, Matrix, Plot, Segment, Table
 from medgen.errors import UserError
 from medgen.method import Kind, Role
@@ -29,6 +27,9 @@ from medgen.whole import written_whole
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MAX_LABEL, MAX_SEGMENTS = 32767, 1000
+MAX_LATENT_BYTES = 2**30
+MAX_CLASS_BYTES = 2**16
 # Slicer's own default for files whose segments overlap in a label map: what stands later covers what stands earlier.
 OVERLAP_RULE = "where segments overlap, the one listed later wins"
 
@@ -42,81 +43,52 @@ def extension(path: Path) -> str:
 # --- images and masks ---------------------------------------------------------------------------------------------
 
 
-def read_itk(path: Path) -> sitk.Image:
-    """The file, or the DICOM series that a path names (medgen.dicom says how), as SimpleITK gives it."""
-    if not dicom.exists(path):
-        raise UserError(f"{path} does not exist; check the path.")
+def read_itk(path: Path, labels: bool = False) -> sitk.Image:
+    """The file, or the DICOM series that a path names (medgen.dicom says how), as SimpleITK gives it. labels: it will
+    be read as a mask.
+
+    Raises UserError for what `medgen.headers` refuses, and for a file that is damaged or not what its ending says.
+    """
     try:
-        if headers := dicom.named(path):
-            return dicomvolume.read(path, headers)
-        if path.is_dir():
+        status = files.status(dicom.split(path)[0])
+        if found := dicom.named(path):
+            for one in found:
+                headers.check_name(one.path)
+            if pictures := [str(one.path) for one in found if dicom.is_image(one)]:
+                headers.check_series(pictures, path)
+            volume = dicomvolume.read(path, found)
+            headers.check_geometry(volume, path)
+            return volume
+        if stat.S_ISDIR(status.st_mode):
             raise UserError(f"Folder {path} holds no DICOM series; name an image file or a folder with one series.")
-        if extension(path) in (".nii", ".nii.gz"):
-            _check_nifti(path)
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        image = headers.reader(path, extension(path), labels).Execute()
+        if image.GetNumberOfComponentsPerPixel() == 3 and imageforms.is_palette_bmp(path):
+            image = _grey(image)  # ITK gives every BMP three channels
+    except MemoryError:
+        raise UserError(f"{path} needs more memory than is free; close other programs, or crop the image.") from None
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:  # ITK quotes a damaged file's bytes in its message
         if "orthonormal" in str(error):
             raise UserError(
                 f"{path} has sheared axes, which cannot be kept; resample it to a grid with right angles first."
             ) from None
         raise UserError(
-            f"{path} cannot be read as an image (damaged, truncated or of an unknown form); "
+            f"{path} cannot be read as an image (damaged, truncated or not what its ending says); "
             "export it again as NIfTI or NRRD."
         ) from None
     return image
 
 
-def _check_nifti(path: Path) -> None:
-    """ITK fills what a truncated NIfTI lacks with zeros, and turns NaN into zero, and says nothing of either: so count
-    the bytes and the values that are no numbers first. Raises RuntimeError for the one, UserError for the other."""
-    wrong = 0
-    try:
-        with gzip.open(path) if extension(path) == ".nii.gz" else path.open("rb") as stream:
-            head = stream.read(544)
-            offset, expected, form = _nifti_layout(head)
-            found, rest = len(head), head[offset:]
-            stream.read(max(0, offset - len(head)))
-            found = max(found, offset)
-            while block := stream.read(1 << 22):
-                found += len(block)
-                if form is not None:
-                    rest += block
-                    whole = len(rest) // form.itemsize * form.itemsize
-                    wrong += int((~np.isfinite(np.frombuffer(rest[:whole], form))).sum())
-                    rest = rest[whole:]
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise RuntimeError(str(error)) from None
-    if found < expected:
-        raise RuntimeError(f"{found} of {expected} bytes")
-    if wrong:
-        raise UserError(f"{path} has {wrong} values that are not numbers (NaN or infinite); replace them first.")
-
-
-def _nifti_layout(head: bytes) -> tuple[int, int, np.dtype[Any] | None]:
-    """Where the voxels of a NIfTI-1 or -2 file begin, how many bytes it must have, and its type if floating."""
-    for order in "<>":
-        (size,) = struct.unpack_from(order + "i", head)
-        if size == 348:
-            dims, code, bits = struct.unpack_from(order + "8h", head, 40), *struct.unpack_from(order + "2h", head, 70)
-            offset = int(struct.unpack_from(order + "f", head, 108)[0])
-        elif size == 540:
-            dims, code, bits = struct.unpack_from(order + "8q", head, 16), *struct.unpack_from(order + "2h", head, 12)
-            offset = struct.unpack_from(order + "q", head, 168)[0]
-        else:
-            continue
-        voxels = math.prod(max(1, dim) for dim in dims[1 : 1 + max(0, min(7, dims[0]))])
-        form = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(code)
-        return int(offset), int(offset + voxels * bits // 8), form
-    raise RuntimeError("no NIfTI header")
+def _grey(image: sitk.Image) -> sitk.Image:
+    """One channel where all three are the same."""
+    values = sitk.GetArrayViewFromImage(image)
+    return sitk.VectorIndexSelectionCast(image, 0) if (values == values[..., :1]).all() else image
 
 
 def _squeezed(image: sitk.Image, path: Path) -> sitk.Image:
     """Without trailing axes of one sample; UserError when more than three axes are left."""
+    headers.check_shape(image, path)
     while image.GetDimension() > 3:
-        size = image.GetSize()
-        if size[-1] != 1:
-            raise UserError(f"{path} has {len(size)} axes ({' x '.join(map(str, size))}); give one 3D frame of it.")
-        image = image[tuple(slice(None) for _ in size[:-1]) + (0,)]
+        image = image[tuple(slice(None) for _ in image.GetSize()[:-1]) + (0,)]
     return image
 
 
@@ -140,12 +112,8 @@ def set_geometry(image: sitk.Image, affine: Affine) -> None:
 
 
 def _checked_affine(image: sitk.Image, path: Path) -> Affine:
-    affine = affine_of(image)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-        raise UserError(
-            f"{path} has no usable geometry (a spacing of zero or not a number); set its spacing and export it again."
-        )
-    return affine
+    headers.check_geometry(image, path)
+    return affine_of(image)
 
 
 def read_image(path: Path, role: Role | None = None) -> Image:
@@ -177,6 +145,7 @@ def _fit_dimensions(data: torch.Tensor, role: Role, path: Path) -> torch.Tensor:
 
 def write_image(image: Image, path: Path) -> None:
     """Write by the path's ending. Pictures are 8-bit: values are rounded and clipped to 0..255."""
+    headers.check_name(path)
     array = image.data.detach().cpu().numpy()
     array = array.transpose(*range(array.ndim - 1, 0, -1), 0)
     if extension(path) in PICTURES:
@@ -190,7 +159,7 @@ def write_image(image: Image, path: Path) -> None:
 
 def read_mask(path: Path, role: Role | None = None, log: Callable[[str], None] = lambda message: None) -> Mask:
     """A label image or a .seg.nrrd as one label map; overlaps go by `OVERLAP_RULE` and are counted in the log."""
-    image = _squeezed(read_itk(path), path)
+    image = _squeezed(read_itk(path, labels=True), path)
     affine = _checked_affine(image, path)
     axes = image.GetDimension()
     array = sitk.GetArrayFromImage(image)
@@ -199,8 +168,9 @@ def read_mask(path: Path, role: Role | None = None, log: Callable[[str], None] =
     if not np.issubdtype(layers.dtype, np.integer):
         if not np.array_equal(layers, np.rint(layers)):
             raise UserError(f"{path} holds fractions, not labels; choose a segmentation or a label map.")
+        _check_labels(layers, path)
         layers = layers.astype(np.int32)
-    keys = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
+    keys = {key: _legible(image.GetMetaData(key)) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
     segments, merged = _merge_layers(layers, keys, path, log)
     data = torch.from_numpy(np.ascontiguousarray(merged))
     if role is not None:
@@ -213,33 +183,74 @@ def _merge_layers(
 ) -> tuple[list[Segment], np.ndarray]:
     """One int16 label map and its segments from the layers of a .seg.nrrd (or a plain label map)."""
     if "Segment0_LabelValue" not in keys:
-        values = [int(value) for value in np.unique(layers[0]) if value]
         if len(layers) > 1:
             raise UserError(f"{path} is a colour picture, not a label map; choose a segmentation.")
-        if values and (min(values) < 0 or max(values) > 32767):
-            raise UserError(f"{path} has labels outside 1..32767; renumber them.")
+        _check_labels(layers, path)
+        values = [int(value) for value in np.unique(layers[0]) if value]
         return [Segment(value, f"label_{value}", colour_of(value)) for value in values], layers[0].astype(np.int16)
+    try:
+        placed = [_segment(keys, index) for index in range(_count_segments(keys, path))]
+    except ValueError:
+        raise UserError(f"{path} describes its segments in a damaged way; save it again from Slicer.") from None
+    if any(not 0 <= layer < len(layers) for layer, _, _ in placed):
+        raise UserError(f"{path} names a layer of segments that it does not have; save it again from Slicer.")
+    _check_labels(layers, path)
     merged = np.zeros(layers.shape[1:], np.int16)
-    segments: list[Segment] = []
     covered = 0
-    for index in range(10_000):
-        if f"Segment{index}_LabelValue" not in keys:
-            break
-        layer = int(keys.get(f"Segment{index}_Layer", 0))
-        inside = layers[layer] == int(keys[f"Segment{index}_LabelValue"])
-        covered += int((inside & (merged > 0)).sum())
-        merged[inside] = index + 1
-        colour = tuple(float(part) for part in keys.get(f"Segment{index}_Color", "").split()) or colour_of(index + 1)
-        tags = dict(part.split(":", 1) for part in keys.get(f"Segment{index}_Tags", "").split("|") if ":" in part)
-        name = keys.get(f"Segment{index}_Name", f"Segment_{index + 1}")
-        segments.append(Segment(index + 1, name, colour[:3], tags.get("TerminologyEntry")))  # type: ignore[arg-type]
+    for number, layer in enumerate(layers):
+        segment_of = np.zeros(MAX_LABEL + 1, np.int16)
+        for at, label, segment in placed:
+            if at == number:
+                segment_of[label] = segment.value
+        for place, labels in zip(merged, layer, strict=True):  # a plane at a time: an index takes eight bytes a voxel
+            found = segment_of[labels]
+            covered += int(((found > 0) & (place > 0)).sum())
+            np.maximum(place, found, out=place)
     if covered:
         log(f"{path.name}: {covered} voxels belong to more than one segment; {OVERLAP_RULE}.")
-    return segments, merged
+    return [segment for _, _, segment in placed], merged
+
+
+def _legible(text: str) -> str:
+    """Text of a header as Latin-1 where it is not UTF-8, in which a header is written again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text
+
+
+def _check_labels(layers: np.ndarray, path: Path) -> None:
+    if layers.size and not 0 <= layers.min() <= layers.max() <= MAX_LABEL:
+        raise UserError(f"{path} has labels outside 1..{MAX_LABEL}; renumber them.")
+
+
+def _count_segments(keys: dict[str, str], path: Path) -> int:
+    count = 0
+    while f"Segment{count}_LabelValue" in keys:
+        count += 1
+    if count > MAX_SEGMENTS:
+        raise UserError(f"{path} describes more than {MAX_SEGMENTS} segments; part it into several files.")
+    return count
+
+
+def _segment(keys: dict[str, str], index: int) -> tuple[int, int, Segment]:
+    """Layer, label in it and the segment (valued by its place in the list) that a .seg.nrrd describes; ValueError."""
+    layer, label = int(keys.get(f"Segment{index}_Layer", 0)), int(keys[f"Segment{index}_LabelValue"])
+    if not 0 < label <= MAX_LABEL:
+        raise ValueError(label)
+    parts = [float(part) for part in keys.get(f"Segment{index}_Color", "").split()]
+    red, green, blue = parts[:3] if parts else colour_of(index + 1)
+    if not all(0 <= part <= 1 for part in (red, green, blue)):
+        raise ValueError("colour")
+    tags = dict(part.split(":", 1) for part in keys.get(f"Segment{index}_Tags", "").split("|") if ":" in part)
+    name = keys.get(f"Segment{index}_Name", f"Segment_{index + 1}")
+    return layer, label, Segment(index + 1, name, (red, green, blue), tags.get("TerminologyEntry"))
 
 
 def write_mask(mask: Mask, path: Path) -> None:
     """Write labels by the path's ending; a .seg.nrrd carries names, colours and terminology for Slicer."""
+    headers.check_name(path)
     result = sitk.GetImageFromArray(np.ascontiguousarray(mask.data.cpu().numpy().astype(np.int16).T))
     set_geometry(result, mask.affine)
     if extension(path) == ".seg.nrrd":
@@ -290,7 +301,9 @@ def _read_matrix(path: Path) -> Matrix:
     try:
         values = np.array([[float(row[name]) for name in regions] for row in rows])
     except ValueError as error:
-        raise UserError(f"{path} has an entry that is not a number ({error}); mend the table.") from None
+        raise UserError(f"{path} has an entry that is not a number ({str(error)[:90]}); mend the table.") from None
+    if not np.isfinite(values).all():
+        raise UserError(f"{path} has entries that are not numbers (NaN or infinite); mend the table.")
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise UserError(f"{path} is not a square matrix with a first column of names and a header; mend the table.")
     return Matrix(values, regions, name=_stem(path))
@@ -311,12 +324,16 @@ def _write_plot(plot: Plot, path: Path) -> None:
 
 
 def _read_latent(path: Path) -> Latent:
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
+    content = files.read_bytes(path, MAX_LATENT_BYTES)
     try:
-        return Latent(load_file(path), name=_stem(path))
+        tensors = load(content)
     except Exception:
         raise UserError(f"{path} is not a latent that MedGen wrote (.safetensors); choose another file.") from None
+    if not all(torch.isfinite(value).all() for value in tensors.values()):
+        raise UserError(f"{path} has values that are not numbers (NaN or infinite); make the latent again.")
+    return Latent(tensors, name=_stem(path))
 
 
 def _write_latent(latent: Latent, path: Path) -> None:
@@ -324,6 +341,17 @@ def _write_latent(latent: Latent, path: Path) -> None:
 
     with written_whole(path) as partial:
         save_file({key: value.detach().cpu().contiguous() for key, value in latent.tensors.items()}, partial)
+
+
+def _read_class(text: str) -> Class:
+    """A class as it is written, or as the text of a .txt file."""
+    path = Path(text)
+    if path.suffix != ".txt" or not os.path.isfile(path):
+        return Class(text)
+    try:
+        return Class(files.read_bytes(path, MAX_CLASS_BYTES).decode("utf-8").strip())
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text in UTF-8; save it as such.") from None
 
 
 def _write_class(value: Class, path: Path) -> None:
@@ -354,25 +382,26 @@ def check_ending(path: Path, role: Role) -> None:
     volumes = tuple(ending for ending in VOLUMES if ending not in (".dcm", ".mhd", ".nhdr"))
     known = {Kind.IMAGE: (*volumes, *pictures), Kind.MASK: (".seg.nrrd", *volumes, *pictures)}
     endings = known.get(role.kind, (ENDINGS[role.kind],))
-    if extension(path) not in endings:
+    if endings != ("",) and extension(path) not in endings:  # folders are named as one likes
         raise UserError(
             f"{path} cannot hold this result ({role.kind.value.lower()}); end its name with {' or '.join(endings)}."
         )
+    if role.kind in (Kind.IMAGE, Kind.MASK):
+        headers.check_name(path)
 
 
 def read(text: str | Path, role: Role, log: Callable[[str], None] = lambda message: None) -> list[Any]:
     """What a file holds for a role: one value, or several where a markups file has several."""
     path = Path(text)
     if role.kind is Kind.CLASS:
-        return [Class(path.read_text("utf-8").strip() if path.suffix == ".txt" and path.is_file() else str(text))]
+        return [_read_class(str(text))]
     if role.kind is Kind.IMAGE:
         return [read_image(path, role)]
     if role.kind is Kind.MASK:
         return [read_mask(path, role, log)]
     if role.kind in _MARKUPS:
         return markups.read(path, role)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; check the path.")
+    files.regular(path)
     readers: dict[Kind, Callable[[Path], Any]] = {
         Kind.MATRIX: _read_matrix,
         Kind.TABLE: _read_table,

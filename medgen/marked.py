@@ -6,18 +6,42 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from medgen.bundle import Model
 from medgen.case import Case, Image, Mask, Points
 from medgen.errors import UserError
 from medgen.patches import Intensity, Vector, Volume, antialiased, barycentre, second_moments, working_grid
 
 _OVERVIEW = 64  # most voxels along an axis of the whole reference at a glance
+
+Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
+_Place = tuple[Finite, Finite, Finite]
+_Row = tuple[Finite, Finite, Finite, Finite]
+
+
+class ReferenceSettings(BaseModel):
+    """What a bundle keeps of the reference as plain data (`Reference.settings`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    affine: tuple[_Row, _Row, _Row, _Row]
+    overview_affine: tuple[_Row, _Row, _Row, _Row]
+    fill: Finite
+    names: tuple[str, ...] = Field(max_length=100_000)
+    centre: _Place
+    intensity_centre: _Place
+
+    @field_validator("affine", "overview_affine")
+    @classmethod
+    def _spans_space(cls, rows: tuple[_Row, ...]) -> tuple[_Row, ...]:
+        if abs(np.linalg.det(np.array(rows)[:3, :3])) < 1e-12 or list(rows[3]) != [0.0, 0.0, 0.0, 1.0]:
+            raise ValueError("is no affine")
+        return rows
 
 
 @dataclass
@@ -57,15 +81,26 @@ class Reference:
         }
 
     @classmethod
-    def of(cls, model: Model) -> Reference:
-        """The reference in a bundle."""
-        tensors, plain = model.networks["reference"], model.settings["reference"]
+    def of(cls, name: str, tensors: dict[str, Tensor], plain: ReferenceSettings) -> Reference:
+        """The reference in the bundle of that name; UserError where its tensors do not belong together."""
+        if not _belong_together(tensors, len(plain.names)):
+            raise UserError(f"Model “{name}” has a damaged reference; train or fetch it again.")
         known = None if bool(tensors["known"].all()) else tensors["known"]
-        patch = Volume(tensors["image"].float(), np.array(plain["affine"]), plain["fill"], known)
-        overview = Volume(tensors["overview"].float(), np.array(plain["overview_affine"]), plain["fill"])
-        landmarks = Points(tensors["landmarks"].double().numpy(), plain["names"])
-        centre, intensity_centre = np.array(plain["centre"]), np.array(plain["intensity_centre"])
+        patch = Volume(tensors["image"].float(), np.array(plain.affine), plain.fill, known)
+        overview = Volume(tensors["overview"].float(), np.array(plain.overview_affine), plain.fill)
+        landmarks = Points(tensors["landmarks"].double().numpy(), list(plain.names))
+        centre, intensity_centre = np.array(plain.centre), np.array(plain.intensity_centre)
         return cls(patch, tensors["mask"].float(), overview, landmarks, centre, intensity_centre)
+
+
+def _belong_together(tensors: dict[str, Tensor], landmarks: int) -> bool:
+    if not {"image", "mask", "known", "overview", "landmarks"} <= tensors.keys():
+        return False
+    image, overview = tensors["image"], tensors["overview"]
+    volumes = image.ndim == 3 == overview.ndim and min(*image.shape, *overview.shape) > 0
+    alike = image.shape == tensors["mask"].shape == tensors["known"].shape and tensors["known"].dtype == torch.bool
+    finite = all(bool(torch.isfinite(value).all()) for value in tensors.values())
+    return volumes and alike and finite and tuple(tensors["landmarks"].shape) == (landmarks, 3)
 
 
 @dataclass

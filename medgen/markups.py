@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medgen import files
 from medgen.case import Box, Curve, Line, Plane, Points, Sphere
 from medgen.errors import UserError
 from medgen.method import Kind, Role
 
+MAX_BYTES = 32 * 2**20
+FARTHEST_MM = 1e7  # from the origin
 _FLIP = np.array([-1.0, -1.0, 1.0])
 _TYPES = {
     "Fiducial": Kind.POINTS,
@@ -31,26 +35,25 @@ _TYPES = {
 
 def read(path: Path, role: Role) -> list[Any]:
     """The markups of a file that fit a role's kind; a ROI serves as a sphere of its half mean size too."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; check the path.")
+    content = files.read_bytes(path, MAX_BYTES)
     if path.suffix.lower() == ".fcsv":
-        return [_read_fcsv(path, role)]
+        return [_read_fcsv(path, content, role)]
     try:
-        items = json.loads(path.read_text("utf-8"))["markups"]
+        items = files.parse_json(content.decode("utf-8-sig"))["markups"]
         values = [_parse(item, role.kind) for item in items if _fits(item, role.kind)]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
         raise UserError(
             f"{path} is not a readable Slicer markups file; save it again from Slicer as .mrk.json."
         ) from None
     if not values:
-        found = ", ".join(sorted({str(item.get("type")) for item in items})) or "nothing"
+        found = ", ".join(sorted({str(item["type"])[:40] for item in items})[:9]) or "nothing"
         raise UserError(
             f"{path} holds {found}, but role “{role.name}” needs a {role.kind.value.lower()}; choose another file."
         )
     return values
 
 
-def _read_fcsv(path: Path, role: Role) -> Points:
+def _read_fcsv(path: Path, content: bytes, role: Role) -> Points:
     """Points of Slicer's former fiducial file: a comment names the coordinate system (0 or RAS, 1 or LPS)."""
     if role.kind is not Kind.POINTS:
         raise UserError(
@@ -59,7 +62,7 @@ def _read_fcsv(path: Path, role: Role) -> Points:
     flip, columns = np.ones(3), ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label"]
     rows: list[list[str]] = []
     try:
-        for line in path.read_text("utf-8").splitlines():
+        for line in content.decode("utf-8-sig").splitlines():
             key, _, value = line.lstrip("# ").partition("=")
             if not line.startswith("#"):
                 rows += list(csv.reader([line]))
@@ -69,8 +72,11 @@ def _read_fcsv(path: Path, role: Role) -> Points:
                 columns = [name.strip() for name in value.split(",")]
         points = [dict(zip(columns, row, strict=False)) for row in rows if row]
         positions = np.array([[float(point[axis]) for axis in "xyz"] for point in points]).reshape(-1, 3) * flip
+        _check_places(positions)
+        if not len(positions):
+            raise ValueError("no points")
         names = [point.get("label") or point["id"] for point in points]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, csv.Error):
         raise UserError(f"{path} is not a readable .fcsv file; save it again from Slicer as .mrk.json.") from None
     return Points(positions, names, name=path.stem)
 
@@ -84,26 +90,48 @@ def _parse(item: dict[str, Any], kind: Kind) -> Any:
     flip = _FLIP if item.get("coordinateSystem", "LPS") in ("LPS", "0") else np.ones(3)
     name = str(item.get("name", ""))
     if kind in (Kind.PLANE, Kind.BOX, Kind.SPHERE):
-        centre = np.array(item["center"], float) * flip
+        centre = np.array(item["center"], float).reshape(3) * flip
         axes = flip[:, None] * np.array(item["orientation"], float).reshape(3, 3)
+        _check_places(centre)
+        _check_axes(axes)
         if kind is Kind.PLANE:
             return Plane(centre, axes, name)
-        size = np.array(item["size"], float)
+        size = np.array(item["size"], float).reshape(3)
+        _check_places(size)
+        if not (size > 0).all():
+            raise ValueError("a size that is not positive")
         confidence = _confidence(item.get("controlPoints") or [{}])
         if kind is Kind.BOX:
             return Box(centre, axes, size, name, None if np.isnan(confidence[0]) else float(confidence[0]))
         return Sphere(centre, float(size.mean() / 2), name)
     points = item.get("controlPoints", [])
-    positions = np.full((len(points), 3), np.nan)
-    for row, point in enumerate(points):
-        if point.get("positionStatus", "defined") == "defined" and len(point["position"]) == 3:
-            positions[row] = np.array(point["position"], float) * flip
+    lost = [math.nan] * 3
+    defined = [point.get("positionStatus", "defined") == "defined" and len(point["position"]) == 3 for point in points]
+    places = [point["position"] if known else lost for point, known in zip(points, defined, strict=True)]
+    positions = np.array(places or np.empty((0, 3)), float)
+    if positions.shape != (len(points), 3):
+        raise ValueError("positions that are not three numbers")
+    positions = positions * flip
+    _check_places(positions[np.array(defined, bool)])
     names = [str(point.get("label", "")) for point in points]
     confidence = _confidence(points)
     known = None if np.isnan(confidence).all() else confidence
     if kind is Kind.CURVE:
         return Curve(positions, names, known, name, closed=item["type"] == "ClosedCurve")
     return (Line if kind is Kind.LINE else Points)(positions, names, known, name)
+
+
+def _check_places(values: np.ndarray) -> None:
+    """ValueError for positions or sizes (mm) that are no numbers, or are farther off than anything in a patient."""
+    if not (np.abs(values) <= FARTHEST_MM).all():
+        raise ValueError("a position that is no place")
+
+
+def _check_axes(axes: np.ndarray) -> None:
+    """ValueError for axes that span no space."""
+    lengths = np.linalg.norm(axes, axis=0)
+    if not (np.isfinite(axes).all() and (lengths > 1e-6).all() and abs(np.linalg.det(axes / lengths)) > 1e-6):
+        raise ValueError("axes that span no space")
 
 
 def _confidence(points: list[dict[str, Any]]) -> np.ndarray:

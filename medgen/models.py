@@ -8,21 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from medgen import record
+from medgen import files, record, unpacking
 from medgen.errors import UserError
 from medgen.whole import written_whole
-
-MAX_BYTES = 8 * 2**30  # an imported archive may unpack to no more
-MAX_FILES = 1000
 
 
 def home() -> Path:
@@ -73,15 +67,15 @@ def surveyed() -> tuple[list[dict[str, Any]], list[tuple[Path, str]]]:
 def resolve(name: str) -> Path:
     """A model by path, or by name in the models folder; UserError lists what there is."""
     path = Path(name)
-    if (path / "medgen.json").exists() or path.is_absolute() or os.sep in name:
+    if os.path.exists(path / "medgen.json") or path.is_absolute() or os.sep in name:
         return path
     inside = folder() / name
-    if inside.is_dir():
+    if os.path.isdir(inside):
         return inside
-    if path.exists():
+    if os.path.exists(path):
         return path
     names = ", ".join(Path(record["folder"]).name for record in listed()) or "none"
-    raise UserError(f"There is no model “{name}”; the models are: {names}.")
+    raise UserError(f"There is no model “{name[:200]}”; the models are: {names}.")
 
 
 def free_name(name: str) -> str:
@@ -95,25 +89,23 @@ def free_name(name: str) -> str:
 
 def import_model(source: Path, name: str | None = None) -> Path:
     """Copy a bundle (folder or zip) into the models folder after verifying it; whole or not at all."""
-    if not source.exists():
-        raise UserError(f"{source} does not exist; check the path.")
-    target = folder() / (name or source.name.removesuffix(".zip"))
-    if target.parent != folder() or target.name in ("", ".", ".."):
-        raise UserError(f"“{name}” is not a usable model name; use letters, digits, - and _.")
+    files.status(source)
+    name = source.name.removesuffix(".zip") if name is None else name
+    if not _usable(name):
+        raise UserError(f"“{name}” is not a usable model name; give one of letters, digits, - and _ with --name.")
+    target = folder() / name
     if target.exists():
         raise UserError(f"A model “{target.name}” exists already; choose another name with --name or remove it first.")
     with written_whole(target) as partial, _named(partial, source):
-        if source.is_dir():
-            _copy_folder(source, partial)
-        else:
-            _unpack(source, partial)
-        inner = [item for item in partial.iterdir() if item.is_dir()]
-        if not (partial / "medgen.json").exists() and len(inner) == 1:  # zipped with its folder around it
-            for item in list(inner[0].iterdir()):
-                item.rename(partial / item.name)
-            inner[0].rmdir()
+        unpacking.copy_model(source, partial)
         record.verify(partial)
     return target
+
+
+def _usable(name: str) -> bool:
+    """Whether a name is a folder's of its own, is shown in the list, and means the same in every terminal."""
+    hidden = name.startswith(".") or name.endswith(".training")
+    return name != "" and Path(name).name == name and name.isprintable() and not hidden and len(name.encode()) <= 200
 
 
 @contextlib.contextmanager
@@ -123,50 +115,6 @@ def _named(partial: Path, source: Path) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error).replace(str(partial), str(source))) from None
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder of plain files; refuses links, anything else, and folders too large to be a model."""
-    files = size = 0
-    for item in source.rglob("*"):
-        if item.is_symlink():
-            raise UserError(f"{source} contains links, which are not followed; copy the real files into it.")
-        if item.is_dir():
-            continue
-        if not item.is_file():
-            raise UserError(f"{source} contains more than files and folders; copy the model's own files out of it.")
-        files, size = files + 1, size + item.stat().st_size
-        if files > MAX_FILES or size > MAX_BYTES:
-            raise UserError(
-                f"{source} holds more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB; choose the model's own folder."
-            )
-    shutil.copytree(source, target)
-
-
-def _unpack(source: Path, target: Path) -> None:
-    """Unpack a zip whose members all stay inside; refuses links, absolute names, `..`, and archives that swell."""
-    try:
-        archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError):
-        raise UserError(f"{source} is not a model folder or a zip of one; choose another file.") from None
-    with archive:
-        members = archive.infolist()
-        for member in members:
-            path = PurePosixPath(member.filename.replace("\\", "/"))
-            link = stat.S_ISLNK(member.external_attr >> 16)
-            if path.is_absolute() or ".." in path.parts or ":" in member.filename or link:
-                raise UserError(
-                    f"{source} has an entry that leaves its folder ({member.filename[:60]!r}); do not use this archive."
-                )
-        if len(members) > MAX_FILES or sum(member.file_size for member in members) > MAX_BYTES:
-            raise UserError(
-                f"{source} would unpack to more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB; do not use it."
-            )
-        target.mkdir(parents=True)
-        try:
-            archive.extractall(target)
-        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError) as error:
-            raise UserError(f"{source} is damaged ({error}); fetch it again.") from None
 
 
 def remove(name: str) -> Path:

@@ -22,7 +22,23 @@ class Memory:
 def memory() -> Memory:
     """The computer's memory, within the limit of a container where there is one."""
     here = {"Linux": _linux, "Darwin": _mac, "Windows": _windows}.get(platform.system())
-    return Memory(None, None) if here is None else here()
+    found = Memory(None, None) if here is None else here()
+    left = _left_to_process()
+    return found if left is None or found.free is None else Memory(found.total, min(found.free, left))
+
+
+def _left_to_process(status: Path = Path("/proc/self/status")) -> int | None:
+    """What this process may still have where it was given a limit (`ulimit -v`), in bytes."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most == resource.RLIM_INFINITY:
+            return None
+        used = re.search(r"^VmSize:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+    except (ImportError, OSError):
+        return None
+    return None if used is None else max(0, most - int(used[1]) * 1024)
 
 
 def _linux(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> Memory:

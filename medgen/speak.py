@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from medgen.files import printable
+
 
 def emitter(form: str) -> Callable[[dict[str, Any]], None]:
     """How a run's events reach whoever started it: JSON lines, a progress bar on a terminal, or plain lines."""
@@ -16,7 +18,9 @@ def emitter(form: str) -> Callable[[dict[str, Any]], None]:
         return lambda event: None
     if sys.stderr.isatty():
         return _bar()
-    return lambda event: print(event["message"], file=sys.stderr, flush=True) if event["event"] == "log" else None
+    return lambda event: (
+        print(printable(event["message"]), file=sys.stderr, flush=True) if event["event"] == "log" else None
+    )
 
 
 def _bar() -> Callable[[dict[str, Any]], None]:
@@ -33,7 +37,7 @@ def _bar() -> Callable[[dict[str, Any]], None]:
 
     def emit(event: dict[str, Any]) -> None:
         if event["event"] == "log":
-            bar.console.print(event["message"], markup=False, highlight=False)
+            bar.console.print(printable(event["message"]), markup=False, highlight=False)
         if event["event"] != "progress":
             return
         if not tasks:

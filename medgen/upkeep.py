@@ -13,6 +13,7 @@ from typing import Any
 
 from medgen import doctor, models, record
 from medgen.errors import UserError
+from medgen.files import printable
 from medgen.speak import emitter
 
 
@@ -65,11 +66,11 @@ def _models(args: argparse.Namespace) -> None:
         emit({"event": "report", "folder": str(folder)})
         _print(args, str(folder))
     elif args.action == "remove":
-        print(f"removed {models.remove(args.model)}")
+        _print(args, f"removed {models.remove(args.model)}")
     else:
         from medgen import bundle
 
-        print(bundle.card(record.read(models.resolve(args.model))))
+        _print(args, bundle.card(record.read(models.resolve(args.model))))
 
 
 def _list(as_json: bool) -> None:
@@ -83,7 +84,7 @@ def _list(as_json: bool) -> None:
             f"{one.get('created', '')}  {one['digest'][:12]}"
         )
     for _, why in bad:
-        print(f"! {why}")
+        print(f"! {printable(why)}")
     if not found and not bad:
         print(f"No models yet in {models.folder()}.")
 
@@ -123,4 +124,4 @@ def _report(args: argparse.Namespace) -> None:
 
 def _print(args: argparse.Namespace, words: str) -> None:
     if args.progress != "json":
-        print(words)
+        print("\n".join(printable(line) for line in words.split("\n")))

@@ -15,7 +15,8 @@ from medgen.errors import UserError
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not."""
-    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
+    # The name's end tells writers the form; all of a long name, with more before it, the system would refuse.
+    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name[-40:]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

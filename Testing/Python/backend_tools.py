@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 DATA = ROOT.parent / "shared" / "data"
 STUBS = ["stubs.plain", "stubs.ranker", "stubs.stylegan", "stubs.pix2pix", "stubs.metahistoseg", "stubs.label_transfer"]
+
+# Property tests: few examples, the same ones wherever CI says that it runs, none slower than five seconds.
+PROPERTY = settings(
+    max_examples=40,
+    deadline=5000,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 def volume(

@@ -48,7 +48,7 @@ def test_a_name_with_a_semicolon_is_listed_as_json(tmp_path: Path) -> None:
     [
         ([{"scan": "a.nrrd"}], "has no column “image” .it has: scan"),
         ([{"image": "a.nrrd"}, {"image": ""}], "line 3: column “image” is empty"),
-        ([{"image": "lost.nrrd"}], "line 2: .*lost.nrrd .column “image”. does not exist"),
+        ([{"image": "lost.nrrd"}], "line 2 .column “image”.: .*lost.nrrd does not exist"),
         ([{"image": "a.nrrd", "split": "tets"}], "line 2: split “tets” is not known"),
         (
             [

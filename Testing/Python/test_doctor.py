@@ -14,7 +14,7 @@ import pytest
 import torch
 from backend_tools import ROOT
 
-from medgen import bundle, doctor, models, resources
+from medgen import bundle, doctor, models, resources, unpacking
 from medgen.bundle import Model
 from medgen.cli import main
 from medgen.errors import UserError
@@ -171,7 +171,7 @@ def test_a_folder_that_is_no_plain_model_is_not_copied(
     with pytest.raises(UserError, match="more than files and folders"):
         models.import_model(tmp_path / "given")
     (tmp_path / "given" / "pipe").unlink()
-    monkeypatch.setattr(models, "MAX_FILES", 2)
+    monkeypatch.setattr(unpacking, "MAX_FILES", 2)
     with pytest.raises(UserError, match="more than 2 files"):
         models.import_model(tmp_path / "given")
     assert models.listed() == []

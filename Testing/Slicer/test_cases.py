@@ -83,7 +83,7 @@ def test_a_table_of_cases_is_read_by_the_rules_of_cohorts(scans: Path) -> None:
     assert again.name == "bert (2)" and "column “ct” is empty" in again.problem
     with pytest.raises(RunError, match="no column “image”"):
         cases.from_table(ONE, table)
-    with pytest.raises(RunError, match="not a readable CSV table"):
+    with pytest.raises(RunError, match=r"nothing.csv does not exist"):
         cases.from_table(ONE, scans / "nothing.csv")
 
 

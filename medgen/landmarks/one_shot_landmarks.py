@@ -44,7 +44,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -61,7 +61,16 @@ from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.geometry import resample, sample_linear
 from medgen.jobs import Run
-from medgen.marked import Example, Reference, check, check_image, choose_voxel, make_reference
+from medgen.marked import (
+    Example,
+    Finite,
+    Reference,
+    ReferenceSettings,
+    check,
+    check_image,
+    choose_voxel,
+    make_reference,
+)
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
 from medgen.metrics import points as point_measures
 from medgen.pace import seconds_an_update
@@ -142,6 +151,16 @@ class TrainConfig(Config):
     vicinity: float = Field(
         10.0, ge=0, le=500, description="How far from the structure a landmark may lie", json_schema_extra=_unit("mm")
     )
+
+
+class Settings(Config):
+    """What a model keeps beside its config: the voxel (mm) it works at, the reference's median and spread of
+    intensities, and the volume (mm^3) that the network sees of the structure in the reference."""
+
+    reference: ReferenceSettings
+    voxel: float = Field(ge=0.01, le=20)
+    intensity: tuple[Finite, Annotated[float, Field(gt=0, le=1e9)]]
+    mass: float = Field(gt=0, le=1e12)
 
 
 class ApplyConfig(Config):
@@ -613,19 +632,18 @@ class OneShotLandmarks(Method):
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """A volume -> its landmarks, and where the network saw the structure."""
         assert model is not None
-        image, trained = case.get("image", Image), TrainConfig(**model.config)
+        image, trained, known = case.get("image", Image), model.trained(TrainConfig), model.noted(Settings)
         check_image(image)
-        reference = Reference.of(model)
-        shared = Intensity(*model.settings["intensity"]) if trained.intensity == "reference" else None
-        target = Volume.of(image, model.settings["voxel"], shared)
+        reference = Reference.of(model.name, model.networks.get("reference", {}), known.reference)
+        shared = Intensity(*known.intensity) if trained.intensity == "reference" else None
+        target = Volume.of(image, known.voxel, shared)
         result = Case({"landmarks": _nowhere(reference.landmarks)})
         if config.start == "structure":
-            network = ShallowUNet(trained.width)
-            network.load_state_dict(model.networks["unet"])
+            network = model.network("unet", lambda: ShallowUNet(trained.width))
             network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             found = localise(network, target, trained.patch, config, run)
             result.values["structure"] = _structure(found, image)
-            share = found.mass / model.settings["mass"]
+            share = found.mass / known.mass
             run.log(f"Crops looked at: {len(found.path) - 1}; the structure shows as {share:.0%} of the reference's.")
             if share < config.least_mass:
                 run.log(f"The structure was not found in “{image.name or 'the image'}”.")
@@ -680,7 +698,7 @@ class OneShotLandmarks(Method):
             check_image(case.get("image", Image))
         if model is None:
             return Estimate(20.0 * len(cases), 2**30, 2**20)
-        trained, voxel = TrainConfig(**model.config), model.settings["voxel"]
+        trained, voxel = model.trained(TrainConfig), model.noted(Settings).voxel
         volumes = [case.get("image", Image) for case in cases]
         grids = [math.prod(working_grid(image, voxel).shape) for image in volumes]
         pixel = seconds_an_update(ShallowUNet(trained.width), (4, 1, 64, 64), run) / (4 * 64**2) / 3

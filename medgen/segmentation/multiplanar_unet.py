@@ -39,11 +39,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,6 +63,7 @@ from medgen.contours import (
 )
 from medgen.errors import UserError
 from medgen.geometry import plane_in_grid
+from medgen.io import MAX_LABEL, MAX_SEGMENTS
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
 from medgen.metrics.overlap import dice, mean_dice
@@ -84,6 +85,7 @@ from medgen.planes import (
 from medgen.training import EMA, Best, Randomness, Training
 
 Choice = Literal["auto", "on", "off"]
+Share = Annotated[float, Field(ge=0, le=1)]
 _WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # tried for the interpolation, per 2 voxels of signed distance
 
 
@@ -178,6 +180,33 @@ class TrainConfig(Config):
         "auto", description="Start from interpolated contours; auto: with one volume drawn on 3 slices or more"
     )
     prior: float = Field(1.0, ge=0, le=4, description="a: what 2 voxels of the interpolation's distance add to a logit")
+
+
+class SegmentSettings(Config):
+    """A structure as the model keeps it (`medgen.case.Segment`)."""
+
+    value: int = Field(ge=1, le=MAX_LABEL)
+    name: str = Field(max_length=1000)
+    colour: tuple[Share, Share, Share]
+    terminology: str | None = Field(None, max_length=10_000)
+
+
+class Settings(Config):
+    """What a model keeps beside its config: the structures' label values and descriptions, how many channels images
+    have, what the network is told beyond them, and the interpolation's weight with what it was chosen by."""
+
+    structures: tuple[int, ...] = Field(min_length=1, max_length=MAX_SEGMENTS)
+    segments: tuple[SegmentSettings, ...]
+    image_channels: int = Field(ge=1, le=1024)
+    helpers: Helpers
+    weight: float = Field(ge=0, le=1000)
+    held_out: dict[str, float]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if list(self.structures) != [segment.value for segment in self.segments]:
+            raise ValueError("structures and segments do not agree")
+        return self
 
 
 class ApplyConfig(Config):
@@ -602,16 +631,15 @@ class MultiplanarUNet(Method):
         """A volume -> its mask on the volume's grid."""
         assert model is not None
         image = case.get("image", Image)
-        settings, trained = model.settings, TrainConfig(**model.config)
-        structures: list[int] = settings["structures"]
-        helpers = Helpers(**settings["helpers"])
+        known, trained = model.noted(Settings), model.trained(TrainConfig)
+        structures, helpers = list(known.structures), known.helpers
         segments = _segments_of(model)
         drawn, planes = _drawn(case, model, run.log)
         labels = drawn.data.to(torch.int16) if drawn is not None and planes else None
         volume = PlaneVolume.prepare(image.data.float(), image.spacing, labels, planes, trained.max_voxels)
         if helpers.interpolation:
             volume.interpolate(structures, [frozenset()])
-        logits = self._predict(volume, helpers, trained, config, run, model)
+        logits = self._predict(volume, trained, config, run, model)
         cut = float(np.log(config.threshold / (1 - config.threshold)))
         result = labels_from_distances(logits - cut, structures)
         if labels is not None:
@@ -623,19 +651,19 @@ class MultiplanarUNet(Method):
         return Case({"mask": Mask(result, image.affine, segments, name=image.name)})
 
     def _predict(
-        self, volume: PlaneVolume, helpers: Helpers, trained: TrainConfig, config: ApplyConfig, run: Run, model: Model
+        self, volume: PlaneVolume, trained: TrainConfig, config: ApplyConfig, run: Run, model: Model
     ) -> Tensor:
         """Logits (structures, i, j, k) on the volume's own grid."""
-        structures: list[int] = model.settings["structures"]
+        known = model.noted(Settings)
+        structures, helpers = list(known.structures), known.helpers
         channels = helpers.channels(volume.image.shape[0], len(structures))
-        network = build_network(trained, channels, output_channels(structures))
-        network.load_state_dict(model.networks["unet"])
+        network = model.network("unet", lambda: build_network(trained, channels, output_channels(structures)))
         network.to(run.device)
         predictor = Predictor(network, helpers, trained.prior, structures, patch_of(trained))
         matrices = orientation_matrices(config.orientations, config.directions, run.seed)
         mean = predictor.mean(volume, 0, matrices, run, run.autocast)
         distances = volume.distances[0] if volume.distances else None
-        return volume.grid.to_source(fuse(mean, distances, model.settings["weight"], volume.grid.spacing))
+        return volume.grid.to_source(fuse(mean, distances, known.weight, volume.grid.spacing))
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """The paper's measures, off what was annotated where that is known: Dice, sensitivity and specificity of every
@@ -706,7 +734,7 @@ def _drawn_segments(masks: list[Mask]) -> list[Segment]:
 
 def _segments_of(model: Model) -> list[Segment]:
     """The structures a model knows."""
-    return [Segment(**{**segment, "colour": tuple(segment["colour"])}) for segment in model.settings["segments"]]
+    return [Segment(one.value, one.name, one.colour, one.terminology) for one in model.noted(Settings).segments]
 
 
 def _drawn(case: Case, model: Model, log: Callable[[str], None]) -> tuple[Mask | None, list[AnnotatedPlane]]:
@@ -714,13 +742,13 @@ def _drawn(case: Case, model: Model, log: Callable[[str], None]) -> tuple[Mask |
 
     Raises UserError where the image or the drawing does not fit the model.
     """
-    image = case.get("image", Image)
-    if image.data.shape[0] != model.settings["image_channels"]:
+    image, known = case.get("image", Image), model.noted(Settings)
+    if image.data.shape[0] != known.image_channels:
         raise UserError(
             f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but the model was trained on "
-            f"{model.settings['image_channels']}; choose an image like those it was trained on."
+            f"{known.image_channels}; choose an image like those it was trained on."
         )
-    starts_from_drawing = model.settings["helpers"]["interpolation"]
+    starts_from_drawing = known.helpers.interpolation
     if "mask" not in case:
         if starts_from_drawing:
             raise UserError("This model starts from the slices drawn on its volume; give them as role “mask”.")

@@ -170,6 +170,12 @@ class TrainConfig(Config):
         return (unit * (self.highest - self.lowest) + self.lowest).clamp(self.lowest, self.highest)
 
 
+class Settings(Config):
+    """What a model keeps beside its config: the CT value, scaled to [0, 1], of what its MR volumes show as air."""
+
+    air: float = Field(ge=0, le=1)
+
+
 class ApplyConfig(Config):
     """How to synthesise."""
 
@@ -777,11 +783,10 @@ class FrequencyMRToCT(Method):
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """An MR -> its synthetic CT on the MR's own grid."""
         assert model is not None
-        trained = TrainConfig(**model.config)
-        network = build_network(trained)
-        network.load_state_dict(model.networks["generator"])
+        trained, air = model.trained(TrainConfig), model.noted(Settings).air
+        network = model.network("generator", lambda: build_network(trained))
         network = _laid_out(network.to(run.device))
-        return Case({"ct": synthesise(network, case.get("mr", Image), trained, config, run, model.settings["air"])})
+        return Case({"ct": synthesise(network, case.get("mr", Image), trained, config, run, air)})
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """The paper's measures over the whole volume, on HU clipped to its range: MAE (HU), PSNR and SSIM (data range
@@ -810,7 +815,7 @@ class FrequencyMRToCT(Method):
     ) -> Estimate:
         """Measured on this device: the real networks on a small crop, scaled to the run."""
         if isinstance(config, ApplyConfig):
-            trained = TrainConfig(**({} if model is None else model.config))
+            trained = TrainConfig.model_validate({}) if model is None else model.trained(TrainConfig)
             side = window_side(config, trained)
             for case in cases:
                 check_mr(case.get("mr", Image))

@@ -110,8 +110,7 @@ class Stylegan3D(Method):
         return Case({"model": Model(self.slug, networks, config.model_dump(mode="json"), {}, facts)})
 
     def _image(self, latent: torch.Tensor, model: Model) -> Image:
-        network = nn.Linear(WIDTH, int(np.prod(SHAPE)))
-        network.load_state_dict(model.networks["generator_ema"])
+        network = model.network("generator_ema", lambda: nn.Linear(WIDTH, int(np.prod(SHAPE))))
         with torch.no_grad():
             return Image(network(latent).reshape(1, *SHAPE), np.diag([2.0, 2.0, 2.0, 1.0]), "generated")
 
