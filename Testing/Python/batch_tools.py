@@ -25,8 +25,10 @@ def cohort(folder: Path, count: int, extra: tuple[str, ...] = ()) -> Path:
 
 
 def batch(table: Path, out: Path, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """medgen batch with the torch-free method; asserts how it ends, and that nothing half-made is left."""
-    done = medgen("batch", "stub-plain", table, "-o", out, *words)
+    """medgen batch with the torch-free method, one worker unless asked for more; asserts how it ends, and that nothing
+    half-made is left."""
+    workers = () if "--workers" in words else ("--workers", 1)
+    done = medgen("batch", "stub-plain", table, "-o", out, *workers, *words)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert not leftovers(out)
