@@ -11,6 +11,7 @@ the same path. When it ends, or is cancelled with Ctrl-C, the SLURM jobs end too
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -59,9 +60,13 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main() -> int:
     args = parse(sys.argv[1:])
     with cluster(args) as workers:
-        workers.scale(jobs=args.jobs)
-        address = workers.scheduler_address
-        return subprocess.call([sys.executable, "-m", "medgen", "batch", *args.batch, "--scheduler", address])
+        # Not scale(): a worker that ends by its lifetime, or is taken away, is to be replaced.
+        workers.adapt(minimum_jobs=args.jobs, maximum_jobs=args.jobs)
+        words = [*args.batch, "--scheduler", workers.scheduler_address]
+        batch = subprocess.Popen([sys.executable, "-m", "medgen", "batch", *words])
+        for number in (signal.SIGINT, signal.SIGTERM):  # the batch stops, keeps what is finished, and says so
+            signal.signal(number, lambda *_: batch.terminate())
+        return batch.wait()
 
 
 if __name__ == "__main__":

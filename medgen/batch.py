@@ -6,15 +6,17 @@ The process that shares out the cases reads tables and records only: torch is lo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medgen import __version__, casereport, catalog, cohort, engine, ledger, models, privacy, record, worker
-from medgen.errors import OUR_FAULT, Cancelled, SomeFailed, UserError
+from medgen.errors import OUR_FAULT, OUT_OF_MEMORY, Cancelled, SomeFailed, UserError
 from medgen.method import Kind, Operation, Pool, Role
 from medgen.worker import Plan, Task
 
@@ -65,37 +67,61 @@ class Batch:
         plan, entry = self._plan()
         tasks = self._tasks(entry)
         out = self.out
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file; name a folder for the batch.")
         out.mkdir(parents=True, exist_ok=True)
         _check_place(out)
         with _locked(out):
+            self._check_same(plan)
             ledger.sweep(out)
-            plan = replace(plan, config=self._known(plan))
-            todo = self._todo(plan, tasks) if plan.config else tasks
-            left = 0
-            if todo or plan.features:
-                left = self._go(plan, entry, tasks, todo)
-            else:
-                self._note(plan, entry, len(tasks))
-            ledger.sweep(out)
-            ledger.write_tables(out)
-            page = casereport.write(out)
+            token = uuid.uuid4().hex
+            (out / worker.TOKEN).write_text(token, "ascii")
+            plan = replace(plan, token=token, since=(out / worker.TOKEN).stat().st_mtime_ns)
+            try:
+                left = self._go(plan, entry, tasks)
+            except BaseException as error:
+                with contextlib.suppress(Exception):  # that would be the second thing to go wrong
+                    self._close()
+                if isinstance(error, Cancelled):
+                    left = sum(ledger.whole(out, task.name) is None for task in tasks)
+                    words = f"The batch was cancelled; start the same command again to go on ({left} cases are left)."
+                    raise Cancelled(words) from None
+                raise
+            page = self._close()
+        assert page is not None
         self.emit({"event": "output", "role": "report", "path": str(page.resolve())})
-        if self._stopped:
-            raise Cancelled(f"The batch was cancelled; start the same command again to go on ({left} cases are left).")
         if left:
             verb = "case is" if left == 1 else "cases are"
             raise SomeFailed(f"{left} of {len(tasks)} {verb} not done; {out / 'failures.csv'} says why.")
         return page
 
-    def _go(self, plan: Plan, entry: dict[str, Any], tasks: list[Task], todo: list[Task]) -> int:
-        """Start an engine for what is to do, and do it; how many cases are left undone."""
-        with engine.started(self.request, len(todo), ledger.stage(self.out, "workers")) as crew:
+    def _close(self) -> Path | None:
+        """Leave nothing half-made; tables and page. A folder in which nothing was begun is removed."""
+        ledger.sweep(self.out)
+        (self.out / worker.TOKEN).unlink(missing_ok=True)  # who still works for this start has come too late
+        if not (self.out / "batch.json").exists():
+            (self.out / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.out.rmdir()
+            return None
+        ledger.write_tables(self.out)
+        return casereport.write(self.out)
+
+    def _go(self, plan: Plan, entry: dict[str, Any], tasks: list[Task]) -> int:
+        """Do what is to do, with workers if anything is; how many cases are left undone."""
+        plan = replace(plan, config=self._known(plan))
+        todo = self._todo(plan, tasks) if plan.config else tasks
+        if not todo and not plan.features:
+            self._note(plan, entry, tasks)
+            return 0
+        scratch = ledger.stage(self.out, "workers")
+        with engine.started(self.request, len(todo), scratch, self.stopped, self.log) as crew:
             if not plan.config:
                 plan = replace(plan, config=crew.call(worker.configure, plan))
                 todo = self._todo(plan, tasks)
-            plan = self._note(plan, entry, len(tasks))
+            plan = self._note(plan, entry, tasks)
             left = self._work(crew, plan, todo, len(tasks))
-            if plan.features and not left and not self._stopped:
+            if plan.features and not left:
                 self._together(crew, plan, tasks)
         return left
 
@@ -147,13 +173,14 @@ class Batch:
             rows = cohort.read_cases(self.cohort, Pool("cases", operation.columns()))
         if not rows:
             raise UserError(f"{self.cohort} has no rows; add a line for each case.")
-        names = ledger.case_names([_called(row, self.patient_names) for row in rows])
+        names = ledger.case_names([_called(row, self.patient_names) for row in rows], [_mark(row) for row in rows])
+        words = tuple(role.name for role in roles if role.kind is Kind.CLASS)
         return [
-            Task(name, row.subject if row.named else name, row.files, row.columns(), row.label, row.refused)
+            Task(name, row.subject if row.named else name, row.files, row.columns(), row.label, words, row.refused)
             for name, row in zip(names, rows, strict=True)
         ]
 
-    def _note(self, plan: Plan, entry: dict[str, Any], cases: int) -> Plan:
+    def _note(self, plan: Plan, entry: dict[str, Any], tasks: list[Task]) -> Plan:
         """Write batch.json; the plan with its recipe."""
         plan = replace(plan, recipe=recipe_of(plan))
         method = catalog.entry(plan.method)
@@ -172,7 +199,8 @@ class Batch:
             "precision": plan.precision,
             "model": model,
             "cohort": privacy.stand_in(self.cohort.resolve(), self.patient_names),
-            "cases": cases,
+            "cases": len(tasks),
+            "names": [task.name for task in tasks],
             "medgen": __version__,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "use": "Research use only. Not for clinical use.",
@@ -197,10 +225,10 @@ class Batch:
         """The cases that are not done, or are to be done again."""
         todo, other = [], 0
         for task in tasks:
-            found = ledger.read_case(self.out, task.name)
-            if found is None or found["state"] != "done" or self.redo == "all":
+            found = ledger.whole(self.out, task.name)
+            if found is None or self.redo == "all" or ledger.has_failed(self.out, task.name):
                 todo.append(task)
-            elif found["recipe"] != recipe_of(plan) or not worker.unchanged(found, task, self.patient_names):
+            elif found["recipe"] != recipe_of(plan) or not worker.unchanged(found, task):
                 other += 1
                 if self.redo == "changed":
                     todo.append(task)
@@ -215,15 +243,16 @@ class Batch:
 
     # --- the work ---------------------------------------------------------------------------------------------------
 
-    def _work(self, crew: engine.Alone | engine.Workers, plan: Plan, todo: list[Task], total: int) -> int:
+    def _work(self, crew: engine.Workers, plan: Plan, todo: list[Task], total: int) -> int:
         """Do the cases; how many of them are left undone."""
         if todo and (words := crew.fit(plan, todo[0])):
             self.log(words)
+        plan = replace(plan, threads=crew.threads)
         began, done = time.monotonic(), 0
         before = total - len(todo)
-        for ended, (task, outcome) in enumerate(crew.over(plan, todo, self.stopped), start=1):
+        for ended, (task, outcome) in enumerate(crew.over(plan, todo), start=1):
             if isinstance(outcome, BaseException):
-                outcome = worker.note(plan, task, _reason(outcome, self.request), OUR_FAULT)
+                outcome = worker.note(plan, task, *_reason(outcome, self.request))
             done += outcome["state"] == "done"
             if outcome["state"] == "failed":
                 self.log(f"{task.name} failed: {outcome['reason']}")
@@ -232,15 +261,22 @@ class Batch:
             self.emit({**event, "seconds_left": round(left, 1)})
         return len(todo) - done
 
-    def _together(self, crew: engine.Alone | engine.Workers, plan: Plan, tasks: list[Task]) -> None:
+    def _together(self, crew: engine.Workers, plan: Plan, tasks: list[Task]) -> None:
+        """The last step of an operation on a set, once each case's features are there, all made alike."""
+        others = sum((ledger.whole(self.out, task.name) or {}).get("recipe") != plan.recipe for task in tasks)
+        if others:
+            raise UserError(f"The features of {others} cases were made otherwise; make them anew with --redo changed.")
         for path in crew.call(worker.together, plan, tasks):
             self.emit({"event": "output", "role": "result", "path": str((self.out / path).resolve())})
 
-
-def recipe_of(plan: Plan) -> str:
-    """The digest of what decides results, apart from the inputs."""
-    model = None if plan.model is None else plan.model["digest"]
-    return ledger.digest([plan.method, plan.operation, plan.config, plan.seed, plan.precision, model])
+    def _check_same(self, plan: Plan) -> None:
+        """UserError where the folder is a batch of another method or operation."""
+        if not (self.out / "batch.json").exists():
+            return
+        before = ledger.read_batch(self.out)
+        if (before.get("method"), before.get("operation")) != (plan.method, plan.operation):
+            what = f"“{before.get('operation')}” of {before.get('method')}"
+            raise UserError(f"{self.out} is a batch of {what}; choose another folder.")
 
 
 def _role(declared: dict[str, Any]) -> Role:
@@ -255,17 +291,29 @@ def _called(row: cohort.Row, patient_names: bool) -> str:
     return privacy.stand_in(first, patient_names).partition(".")[0] or row.subject
 
 
-def _reason(error: BaseException, request: engine.Request) -> str:
-    """The sentence for a case that ended without a record."""
+def recipe_of(plan: Plan) -> str:
+    """The digest of what decides results, apart from the inputs."""
+    model = None if plan.model is None else plan.model["digest"]
+    return ledger.digest([plan.method, plan.operation, plan.config, plan.seed, plan.precision, model])
+
+
+def _mark(row: cohort.Row) -> str:
+    """What tells apart cases that would be called alike: their inputs, and where there are none, their line."""
+    return repr(sorted(row.files.items())) if row.files else row.label
+
+
+def _reason(error: BaseException, request: engine.Request) -> tuple[str, int, list[str]]:
+    """The sentence for a case that ended without a record, its exit code, and what there is for a log."""
     if isinstance(error, worker.Trouble):
-        return str(error.args[0])
+        return str(error.args[0]), OUR_FAULT, str(error.args[1]).splitlines()
     if type(error).__name__ == "KilledWorker":
         limit = f"the {request.memory / 2**30:.1f} GiB of --limit-memory" if request.memory else "what the machine has"
-        return (
+        words = (
             f"The worker was ended at this case, as happens when it needs more memory than {limit} or crashes in "
             "native code; raise the limit, use fewer workers, or look at the case."
         )
-    return f"MedGen failed through its own fault ({type(error).__name__}: {error}); please report this."
+        return words, OUT_OF_MEMORY if request.memory else OUR_FAULT, []
+    return f"MedGen failed through its own fault ({type(error).__name__}: {error}); please report this.", OUR_FAULT, []
 
 
 # --- the place ----------------------------------------------------------------------------------------------------
@@ -273,8 +321,9 @@ def _reason(error: BaseException, request: engine.Request) -> str:
 
 def _check_place(out: Path) -> None:
     """UserError where OUT is something else: another's folder, or one that cannot be written to."""
+    ours = {LOCK, worker.TOKEN}
     if not (out / "batch.json").exists() and any(
-        not item.name.startswith(ledger.PARTIAL) and item.name != LOCK for item in out.iterdir()
+        not item.name.startswith(ledger.PARTIAL) and item.name not in ours for item in out.iterdir()
     ):
         raise UserError(f"{out} is a folder that no batch wrote; choose a new one.")
 
@@ -285,7 +334,11 @@ def _locked(out: Path) -> Iterator[None]:
     with (out / LOCK).open("a+") as file:
         try:
             _lock(file.fileno())
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise UserError(
+                    f"The disk of {out} cannot keep two batches apart ({error.strerror}); choose a folder on another."
+                ) from None
             raise UserError(f"Another batch is writing to {out}; wait for its end, or choose another folder.") from None
         yield
 

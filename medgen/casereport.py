@@ -30,7 +30,7 @@ NAME = "report.html"
 A_PAGE, A_BLOCK = 24, 48  # cases shown at a time, and thumbnails in one element of the file
 FAILURES_SHOWN = 200
 _LARGEST = 400_000  # bytes; what is larger is no thumbnail of ours
-_IN_HEADER = {"format", "title", "citation", "url", "use", "cases", "model", "recipe", "config"}
+_IN_HEADER = {"format", "title", "citation", "url", "use", "cases", "names", "asked", "model", "recipe", "config"}
 
 
 def renew(out: Path) -> Path:
@@ -48,7 +48,7 @@ def write(out: Path) -> Path:
     rows: list[Record] = []
     pictures: list[tuple[str, str]] = []
     failed = 0
-    for record in ledger.records(out):
+    for record in ledger.records(out, batch):
         if record["state"] == "done":
             rows.append(_row(record, len(rows), record["recipe"] != recipe))
             pictures.append((record["case"], record.get("preview") or ""))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from medgen import bundle, catalog, execute, io, prepare, thumbnails
 from medgen.bundle import Model
 from medgen.case import Case
@@ -44,6 +46,8 @@ def perform(plan: Plan, task: Task, folder: Path, scratch: Path, log: Callable[[
             (changed if event.get("changed") else found["log"]).append(event["message"])
 
     found: dict[str, Any] = {"measures": {}, "log": []}
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
     run = _run(plan, scratch, hear)
     config = _config(plan, operation)
     if operation.features is not None:

@@ -15,15 +15,19 @@ import itertools
 import logging
 import os
 import queue
+import re
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgen import ledger, resources
-from medgen.errors import MedGenError, SomeFailed, UserError
-from medgen.worker import Plan, Task, Trouble, memory, work
+from medgen.errors import Cancelled, MedGenError, SomeFailed, UserError
+from medgen.worker import Plan, Task, memory, work
 
 if TYPE_CHECKING:
     from distributed import Client, SpecCluster
@@ -31,7 +35,6 @@ if TYPE_CHECKING:
 _QUIET = {
     "distributed.admin.log-length": 100,
     "distributed.admin.low-level-log-length": 100,
-    "distributed.scheduler.events-log-length": 100,
     "distributed.scheduler.events-cleanup-delay": "10 s",
     "distributed.worker.profile.enabled": False,
     # Memory: a case is one piece, there is nothing to spill; a worker over its limit is ended, and its case noted.
@@ -62,59 +65,53 @@ def cores() -> int:
 
 def parse_size(text: str) -> int:
     """Bytes of "8GiB", "8G", "500MB" …; UserError for anything else, and for less than 64 MiB."""
-    from dask.utils import parse_bytes
-
-    try:
-        size = int(parse_bytes(text))
-    except ValueError:
-        raise UserError(f"--limit-memory {text} is not a size; write for example 8GiB.") from None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i?)b?|b?)", text.strip().lower())
+    if found is None or len(found[1]) > 12:
+        raise UserError(f"--limit-memory {text} is not a size; write for example 8GiB.")
+    power = " kmgt".index(found[2] or " ")
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
     if size < 2**26:
         raise UserError(f"--limit-memory {text} is too little for any case; give 64MiB or more.")
     return size
 
 
-# --- engines ------------------------------------------------------------------------------------------------------
-
-
-class Alone:
-    """This process itself, for a single case: starting a worker would cost more than it gives."""
-
-    workers = 1
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call it here."""
-        return function(*arguments)
-
-    def fit(self, plan: Plan, task: Task) -> str | None:
-        """One process is as few as can be."""
-        return None
-
-    def over(
-        self, plan: Plan, tasks: list[Task], stopped: Callable[[], bool]
-    ) -> Iterator[tuple[Task, dict[str, Any] | Exception]]:
-        """The tasks with their records or the exception that stands for one."""
-        for task in tasks:
-            if stopped():
-                return
-            try:
-                yield task, work(plan, task)
-            except Trouble as error:
-                yield task, error
+# --- the engine ---------------------------------------------------------------------------------------------------
 
 
 class Workers:
-    """Dask's workers."""
+    """Dask's workers. stopped: whether somebody has asked to stop; Cancelled is raised soon after."""
 
-    def __init__(self, client: Client, cluster: SpecCluster | None, request: Request) -> None:
+    def __init__(
+        self, client: Client, cluster: SpecCluster | None, request: Request, stopped: Callable[[], bool]
+    ) -> None:
         self.client = client
         self.cluster = cluster
         self.request = request
-        self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        self.stopped = stopped
+        self._counted = 0.0
+        self._workers = 0
+        self._most: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Workers there are; on a cluster they come and go, so it is asked again every other second."""
+        if time.monotonic() - self._counted > 2:
+            self._counted = time.monotonic()
+            try:
+                self._workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+            except (OSError, TimeoutError):
+                raise self._lost() from None
+        return min(self._workers, self._most or self._workers)
+
+    @property
+    def threads(self) -> int | None:
+        """The share of this machine's processors that each worker has; None on a cluster, which says so itself."""
+        return None if self.cluster is None else max(1, cores() // max(1, self.count))
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call it on some worker; raises what it raises, and SomeFailed when workers die at it or all is lost."""
         for _ in range(3):
-            future = self.client.submit(function, *arguments, pure=False, key=f"call-{uuid.uuid4().hex[:8]}")
+            future = self.client.submit(function, *arguments, pure=False, key=f"call-{uuid.uuid4().hex}")
             outcome = self._outcome(future)
             if type(outcome).__name__ == "KilledWorker":
                 continue
@@ -126,8 +123,9 @@ class Workers:
     def _outcome(self, future: Any) -> Any:
         """What a future gives, or the exception that it ended with."""
         while True:
+            self._check_stopped()
             try:
-                error = future.exception(timeout=1)
+                error = future.exception(timeout=0.5)
                 return future.result() if error is None else error
             except (TimeoutError, asyncio.TimeoutError):
                 if self.client.status != "running":
@@ -135,24 +133,25 @@ class Workers:
             except (concurrent.futures.CancelledError, OSError):  # all futures of a lost scheduler; the way to it
                 raise self._lost() from None
 
-    def fit(self, plan: Plan, task: Task) -> str | None:
-        """Keep only as many workers as the machine's memory holds, by the estimate for one case; a sentence if fewer.
+    def _check_stopped(self) -> None:
+        if self.stopped():
+            raise Cancelled("The batch was cancelled.")
 
-        Workers that were asked for by number, and those of a cluster, stay.
+    def fit(self, plan: Plan, task: Task) -> str | None:
+        """Use only as many workers as the machine's memory holds, by the estimate for one case; a sentence if fewer.
+
+        Workers that were asked for by number, and those of a cluster, are all used.
         """
-        if self.cluster is None or self.request.workers is not None or self.workers < 2:
+        if self.cluster is None or self.request.workers is not None or self.count < 2:
             return None
         each, free = self.call(memory, plan, task), resources.memory().free
-        if not each or not free or each * self.workers <= free:
+        if not each or not free or each * self.count <= free:
             return None
-        fewer = max(1, int(free // each))
-        self.cluster.scale(fewer)
-        self.workers = fewer
-        return f"Memory holds {fewer} of such cases at once ({each / 2**30:.1f} GB each): so many workers go on."
+        self._most = max(1, int(free // each))
+        self.cluster.scale(self._most)
+        return f"Memory holds {self._most} of such cases at once ({each / 2**30:.1f} GB each): so many workers go on."
 
-    def over(
-        self, plan: Plan, tasks: list[Task], stopped: Callable[[], bool]
-    ) -> Iterator[tuple[Task, dict[str, Any] | Exception]]:
+    def over(self, plan: Plan, tasks: list[Task]) -> Iterator[tuple[Task, dict[str, Any] | BaseException]]:
         """The tasks as they end, with their records or the exception that stands for one.
 
         Raises SomeFailed when the scheduler is lost.
@@ -163,30 +162,36 @@ class Workers:
 
         def feed(next_ones: Iterable[Task]) -> None:
             for task in next_ones:
-                key = f"{task.name}-{uuid.uuid4().hex[:8]}"
+                # The key names no case: a scheduler remembers every beginning of a key for ever.
+                key = f"case-{uuid.uuid4().hex}"
                 future = self.client.submit(work, plan, task, pure=False, key=key, retries=self.request.retry)
                 running[future] = task
                 future.add_done_callback(ended.put)
 
-        feed(itertools.islice(waiting, self.workers))
-        while running:
-            try:
-                future = ended.get(timeout=0.5)
-            except queue.Empty:
-                if stopped():
-                    self.client.cancel(list(running), force=True)
-                    return
-                if self.client.status != "running":
-                    raise self._lost() from None
-                continue
-            task = running.pop(future)
-            outcome = self._outcome(future)
-            future.release()
-            if type(outcome).__name__ == "KilledWorker" and not ledger.sweep(Path(plan.out), task.name):
-                feed([task])  # it had not begun: another case's worker took it along
-                continue
-            feed(itertools.islice(waiting, 1))
-            yield task, outcome
+        try:
+            while True:
+                self._check_stopped()
+                feed(itertools.islice(waiting, max(0, self.count - len(running))))
+                try:
+                    future = ended.get(timeout=0.5)
+                except queue.Empty:
+                    if self.client.status != "running":
+                        raise self._lost() from None
+                    if not running and (one := next(waiting, None)) is not None:
+                        feed([one])  # no worker is there: it waits for the first
+                    elif not running:
+                        return
+                    continue
+                task = running.pop(future)
+                outcome = self._outcome(future)
+                future.release()
+                if type(outcome).__name__ == "KilledWorker" and not ledger.sweep(Path(plan.out), task.name):
+                    feed([task])  # it had not begun: another case's worker took it along
+                    continue
+                yield task, outcome
+        finally:
+            with contextlib.suppress(Exception):
+                self.client.cancel(list(running), force=True)
 
     def _lost(self) -> MedGenError:
         where = self.request.scheduler or "this machine"
@@ -195,18 +200,17 @@ class Workers:
         )
 
 
-# --- starting them ------------------------------------------------------------------------------------------------
+# --- starting it --------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def started(request: Request, cases: int, scratch: Path) -> Iterator[Alone | Workers]:
-    """An engine for so many cases, ended with everything it started when the block ends.
+def started(
+    request: Request, cases: int, scratch: Path, stopped: Callable[[], bool], log: Callable[[str], None]
+) -> Iterator[Workers]:
+    """Workers for so many cases, ended with everything that was started when the block ends.
 
     scratch: a folder for the workers' own small files. UserError where the cluster cannot be reached.
     """
-    if request.scheduler is None and request.memory is None and cases < 2:
-        yield Alone()
-        return
     if importlib.util.find_spec("distributed") is None:
         raise UserError("medgen batch needs the package dask[distributed]; install it: pip install “medgen[batch]”.")
     import dask
@@ -217,10 +221,13 @@ def started(request: Request, cases: int, scratch: Path) -> Iterator[Alone | Wor
     with dask.config.set({**_QUIET, "distributed.scheduler.allowed-failures": request.retry}):
         if request.scheduler is not None:
             with _connected(request) as client:
-                yield Workers(client, None, request)
+                crew = Workers(client, None, request, stopped)
+                if not crew.count:
+                    log(f"The scheduler {request.scheduler} has no workers yet; the batch begins with the first.")
+                yield crew
         else:
             with _local(request, cases, scratch) as (client, cluster):
-                yield Workers(client, cluster, request)
+                yield Workers(client, cluster, request, stopped)
 
 
 @contextlib.contextmanager
@@ -229,10 +236,8 @@ def _connected(request: Request) -> Iterator[Client]:
 
     try:
         client = Client(request.scheduler, timeout="15 s", set_as_default=False)
-        client.wait_for_workers(1, timeout=60)
     except (OSError, TimeoutError, ValueError) as error:
-        words = f"The scheduler {request.scheduler} cannot be reached, or has no workers ({error})"
-        raise UserError(f"{words}; check that it runs and that its workers have started.") from None
+        raise UserError(f"The scheduler {request.scheduler} cannot be reached ({error}); check that it runs.") from None
     try:
         yield client
     finally:
@@ -248,6 +253,8 @@ def _local(request: Request, cases: int, scratch: Path) -> Iterator[tuple[Client
     options = {"host": "127.0.0.1", "security": security, "protocol": "tls://" if security else "tcp://"}
     common = {**options, "nthreads": 1, "memory_limit": request.memory or 0, "dashboard": False}
     common |= {"local_directory": str(scratch), "silence_logs": logging.CRITICAL, "death_timeout": 60}
+    # Ctrl-C reaches every process of a terminal; a worker that ended by it would look as if its case had crashed.
+    common["preload"] = ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"]
     places = _places(request, cases)
     workers = {
         number: {"cls": Nanny, "options": {**common, "env": environment}} for number, environment in enumerate(places)
@@ -278,22 +285,27 @@ def _not_started(why: str) -> SomeFailed:
 
 def _places(request: Request, cases: int) -> list[dict[str, str]]:
     """The environment of each worker: a GPU of its own where there are any and they are not declined, else its share
-    of the processors."""
-    gpus = visible_gpus() if request.device in ("auto", "cuda") else []
-    most = len(gpus) or cores()
+    of the processors. A device that is named, and Apple's, is one for all: one worker."""
+    device = request.device
+    gpus = visible_gpus() if device in ("auto", "cuda") else []
+    shared = device.startswith(("cuda:", "mps")) or (device == "auto" and sys.platform == "darwin")
+    most = 1 if shared else len(gpus) or cores()
     if request.workers is not None and gpus and request.workers > len(gpus):
         raise UserError(
             f"--workers {request.workers} is more than the {len(gpus)} GPUs of this machine; ask for fewer."
         )
-    count = min(request.workers or most, cases)
+    count = max(1, min(request.workers or most, cases))
     threads = str(max(1, cores() // count))
-    shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    shared["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = threads
-    return [{**shared, **({"CUDA_VISIBLE_DEVICES": gpus[n]} if gpus else {})} for n in range(count)]
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    common = dict.fromkeys(names, threads)
+    return [{**common, **({"CUDA_VISIBLE_DEVICES": gpus[n]} if gpus else {})} for n in range(count)]
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES is for each GPU that this process may use."""
+    """What CUDA_VISIBLE_DEVICES is for each GPU that this process, with its build of torch, may use."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        if metadata.version("torch").endswith("+cpu"):
+            return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [one.strip() for one in named.split(",") if one.strip() not in ("", "-1")]

@@ -23,8 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medgen import catalog, dicom, ledger, privacy, record
+from medgen import catalog, dicom, files, ledger, privacy, record
 from medgen.errors import USER_FAULT, MedGenError, UserError
+
+TOKEN = "batch.token"  # in a batch's folder: which start of it is going on
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Plan:
     config: dict[str, Any] = field(default_factory=dict)  # the settings in full, once configured
     recipe: str = ""
     patient_names: bool = False
+    threads: int | None = None  # processors that a case may use; None leaves it to the worker
+    token: str = ""  # of this start of the batch, as it stands in the batch's folder
+    since: int = 0  # when it began (ns, by the clock of the folder's disk)
 
     @property
     def features(self) -> str | None:
@@ -60,6 +65,7 @@ class Task:
     files: dict[str, list[str]]
     columns: dict[str, str] = field(default_factory=dict)
     label: str = ""
+    words: tuple[str, ...] = ()  # roles whose texts name no file
     refused: str = ""  # why it cannot be done, where the table itself says so
 
 
@@ -73,11 +79,24 @@ def specialist(plan: Plan) -> Any:
 
 
 def configure(plan: Plan) -> dict[str, Any]:
-    """The settings in full, checked where the packages are; also whether this worker sees the batch's folder."""
-    if not (Path(plan.out) / "batch.lock").exists():
-        raise UserError(f"A worker cannot see {plan.out}; choose a folder that all machines of the cluster share.")
+    """The settings in full, checked where the packages are."""
+    if not here(plan):
+        raise UserError(_elsewhere(plan))
     found: dict[str, Any] = specialist(plan).configure(plan)
     return found
+
+
+def here(plan: Plan) -> bool:
+    """Whether this worker sees the folder of the batch that calls it, and no later start has taken over there."""
+    try:
+        return (Path(plan.out) / TOKEN).read_text("ascii") == plan.token
+    except OSError:
+        return False
+
+
+def _elsewhere(plan: Plan) -> str:
+    who = f"The worker on {platform.node()}"
+    return f"{who} does not see this batch in {plan.out}; choose a folder that all machines share."
 
 
 def memory(plan: Plan, task: Task) -> int | None:
@@ -103,24 +122,32 @@ def work(plan: Plan, task: Task) -> ledger.Record:
     out = Path(plan.out)
     log: list[str] = []
     staging: Path | None = None
+    if not here(plan):  # nothing may be written, not even that it failed
+        raise Trouble(_elsewhere(plan), "")
     try:
         if task.refused:
             raise UserError(task.refused)
-        inputs = digests(task.files, plan.patient_names)
+        inputs = digests(task, plan.patient_names)
         staging = ledger.stage(out, task.name)
         folder = staging / "case"
         folder.mkdir()
         made = specialist(plan).perform(plan, task, folder, staging / "run", log.append)
         said = list(map(_discreet(plan, task), log))
-        done = {**about(plan, task, "done", began), "inputs": inputs, "log": said, **made}
+        done = {**about(plan, task, "done", began), "inputs": inputs, "place": place(task), "log": said, **made}
         ledger.write_json(done, folder / "record.json")
-        ledger.finish(out, task.name, staging, folder)
+        if not here(plan):
+            raise Trouble(_elsewhere(plan), "")
+        ledger.finish(out, task.name, staging, folder, plan.since)
         return done
+    except Trouble:
+        raise
     except MedGenError as error:
         return note(plan, task, str(error), error.exit_code, log, began)
     except MemoryError:
         return note(plan, task, "There was not enough memory; use fewer workers or smaller windows.", 3, log, began)
     except Exception as error:
+        if "CUDA error" in str(error):
+            os._exit(1)  # from then on every case would fail in this process; its nanny starts another
         words = f"MedGen failed through its own fault ({type(error).__name__}: {error}); please report this."
         raise Trouble(_discreet(plan, task)(words), traceback.format_exc()) from None
     finally:
@@ -138,12 +165,12 @@ def note(
 ) -> ledger.Record:
     """Write and give the record of a case that could not be done."""
     say = _discreet(plan, task)
-    files = [
+    named = [
         {"role": role, "file": privacy.stand_in(text, plan.patient_names)}
         for role, texts in task.files.items()
         for text in texts
     ]
-    failed = {**about(plan, task, "failed", began), "inputs": files, "reason": say(reason), "code": code}
+    failed = {**about(plan, task, "failed", began), "inputs": named, "reason": say(reason), "code": code}
     failed["log"] = list(map(say, log or []))
     ledger.fail(Path(plan.out), failed)
     return failed
@@ -170,20 +197,34 @@ def _discreet(plan: Plan, task: Task) -> privacy.Discreet:
 # --- what has been read -------------------------------------------------------------------------------------------
 
 
-def digests(files: dict[str, list[str]], patient_names: bool = False) -> list[dict[str, Any]]:
-    """Name, digest, size and time of every input that is a file, a folder or a DICOM series; UserError where one does
-    not exist."""
+def digests(task: Task, patient_names: bool = False) -> list[dict[str, Any]]:
+    """Name, digest, size and time of every input that is a file, a folder or a DICOM series.
+
+    Raises UserError where one does not exist, is no plain file, or cannot be read.
+    """
     found = []
-    for role, texts in files.items():
-        for text in texts:
-            if not dicom.exists(text):
-                if os.sep in text:
-                    raise UserError(f"{text} (role “{role}”) does not exist; correct the path.")
-                continue  # a class is a word, not a file
+    for role, text in _read_by(task):
+        try:
+            files.status(dicom.split(text)[0])
+            for file in dicom.files_of(text):
+                files.regular(file)
             size, changed = stamp(text)
-            one = {"role": role, "file": privacy.stand_in(text, patient_names)}
-            found.append({**one, "sha256": digest_of(text, size, changed), "bytes": size, "mtime_ns": changed})
+            digest = digest_of(text, size, changed)
+        except OSError as error:
+            raise UserError(f"{text} (role “{role}”) cannot be read ({error.strerror}); check it.") from None
+        one = {"role": role, "file": privacy.stand_in(text, patient_names)}
+        found.append({**one, "sha256": digest, "bytes": size, "mtime_ns": changed})
     return found
+
+
+def _read_by(task: Task) -> list[tuple[str, str]]:
+    """Role and text of every input that is read from a disk."""
+    return [(role, text) for role, texts in task.files.items() if role not in task.words for text in texts]
+
+
+def place(task: Task) -> str:
+    """A digest of where the inputs are: two images of one name, size and time in two folders are not the same."""
+    return ledger.digest(_read_by(task))
 
 
 def stamp(text: str | Path) -> tuple[int, int]:
@@ -198,17 +239,20 @@ def digest_of(text: str | Path, size: int, changed: int) -> str:
     return record.sha256_of_all(dicom.files_of(text))
 
 
-def unchanged(done: ledger.Record, task: Task, patient_names: bool = False) -> bool:
-    """Whether a finished case was made from the inputs that are there now. What has its former name, size and time is
-    taken as it was; anything else is read."""
-    now = [(role, text) for role, texts in task.files.items() for text in texts if dicom.exists(text)]
-    before = done["inputs"]
+def unchanged(done: ledger.Record, task: Task) -> bool:
+    """Whether a finished case was made from the inputs that are there now. What lies where it lay, with its former size
+    and time, is taken as it was; anything else is read."""
+    now, before = _read_by(task), done["inputs"]
     if [role for role, _ in now] != [one["role"] for one in before]:
         return False
-    for (_, text), one in zip(now, before, strict=True):
-        size, changed = stamp(text)
-        if (size, changed) == (one["bytes"], one["mtime_ns"]) and privacy.stand_in(text, patient_names) == one["file"]:
-            continue
-        if size != one["bytes"] or digest_of(text, size, changed) != one["sha256"]:
-            return False
+    same_place = done.get("place") == place(task)
+    try:
+        for (_, text), one in zip(now, before, strict=True):
+            size, changed = stamp(text)
+            if same_place and (size, changed) == (one["bytes"], one["mtime_ns"]):
+                continue
+            if size != one["bytes"] or digest_of(text, size, changed) != one["sha256"]:
+                return False
+    except (OSError, KeyError, UserError):  # what cannot be read is not what it was
+        return False
     return True

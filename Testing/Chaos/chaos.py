@@ -32,10 +32,12 @@ class Said:
     finished: int
     cases: int
     again: float
+    hit: bool  # whether the victim lived when it was to die
 
     def __str__(self) -> str:
         done = f"{self.finished} of {self.cases} were finished"
-        return f"{self.victim} killed after {self.after:.2f} s, {done}; all equal {self.again:.1f} s later"
+        dead = "killed" if self.hit else "was to be killed"
+        return f"{self.victim} {dead} after {self.after:.2f} s, {done}; all equal {self.again:.1f} s later"
 
 
 class Chaos:
@@ -93,16 +95,19 @@ class Chaos:
         finished_then, delay = self.random.randint(0, self.cases - 3), self.random.uniform(0, 0.3)
         with self._cluster() if victim == "scheduler" else contextlib.nullcontext((None, [])) as (scheduler, others):
             words = [] if scheduler is None else ["--scheduler", scheduler]
-            began = time.monotonic()
+            if number % 4 == 3:  # over results that are there: each is to be replaced
+                self._ends_well(out)
+                words += ["--redo", "all"]
+            began, before = time.monotonic(), time.time()
             process = self._start(out, words)
-            while len(list(out.glob("cases/*"))) < finished_then and process.poll() is None:
+            while self._since(out, before) < finished_then and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(delay if finished_then else self.random.uniform(0.5, 1) * self.start)
             after = time.monotonic() - began
-            self._kill(victim, process, others)
+            hit = process.poll() is None and self._kill(victim, process, others)
             process.wait(timeout=90)
             assert process.returncode in (0, 5, -signal.SIGKILL), process.returncode
-        finished = len(records(out))
+        finished = self._since(out, before)
         self._all_gone()
         began = time.monotonic()
         self._ends_well(out)
@@ -112,13 +117,21 @@ class Chaos:
         different = [key for key in self.expected.keys() | found.keys() if self.expected.get(key) != found.get(key)]
         assert not different, f"{out}: {different[:5]} differ"
         assert not leftovers(out), leftovers(out)
-        return Said(victim, after, finished, self.cases, again)
+        return Said(victim, after, finished, self.cases, again, bool(hit))
+
+    def _since(self, out: Path, before: float) -> int:
+        """How many cases have been finished since then."""
+        found = 0
+        for record in out.glob("cases/*/record.json"):
+            with contextlib.suppress(FileNotFoundError):
+                found += record.stat().st_mtime >= before
+        return found
 
     def _start(self, out: Path, words: list[str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "medgen", "batch", *self.words, "-o", str(out)]
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
-                [*command, *(words or ["--workers", "2"])],
+                [*command, *words, *([] if "--scheduler" in words else ["--workers", "2"])],
                 env=self.environment,
                 cwd=self.folder,
                 stdout=log,
@@ -128,7 +141,8 @@ class Chaos:
     def _ends_well(self, out: Path) -> None:
         assert self._start(out, []).wait(timeout=300) == 0, (self.folder / "log.txt").read_text()[-2000:]
 
-    def _kill(self, victim: str, process: subprocess.Popen[bytes], others: list[subprocess.Popen[bytes]]) -> None:
+    def _kill(self, victim: str, process: subprocess.Popen[bytes], others: list[subprocess.Popen[bytes]]) -> bool:
+        """End it; whether there was one."""
         if victim == "parent":
             process.kill()
         elif victim == "scheduler":
@@ -138,6 +152,8 @@ class Chaos:
             for pid in self.random.sample(workers, min(1, len(workers))):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            return bool(workers)
+        return True
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:

@@ -40,6 +40,7 @@ def start(out: Path, cases: int, **changes: Any) -> dict[str, Any]:
         "model": {"name": "abdomen", "digest": "4f1c" * 16},
         "cohort": "cohort.csv",
         "cases": cases,
+        "names": [],
         "medgen": "1.0.0",
         "started": "2026-11-27T12:00:00Z",
         "recipe": "5ab1" * 16,
@@ -47,6 +48,12 @@ def start(out: Path, cases: int, **changes: Any) -> dict[str, Any]:
     }
     ledger.write_json(batch, out / "batch.json")
     return batch
+
+
+def _named(out: Path, batch: dict[str, Any], case: str) -> None:
+    """The case stands in batch.json."""
+    batch["names"].append(case)
+    ledger.write_json(batch, out / "batch.json")
 
 
 def done(out: Path, batch: dict[str, Any], case: str, preview: bytes | None = None, **changes: Any) -> None:
@@ -72,8 +79,10 @@ def done(out: Path, batch: dict[str, Any], case: str, preview: bytes | None = No
         "host": "node-1",
         **changes,
     }
-    ledger.write_json(record, folder / "record.json")
+    _named(out, batch, case)
+    ledger.write_json({**record, "outputs": []}, folder / "record.json")
     assert ledger.finish(out, case, staging, folder)
+    ledger.write_json(record, out / "cases" / case / "record.json")
     shutil.rmtree(staging)
 
 
@@ -92,6 +101,7 @@ def failed(out: Path, batch: dict[str, Any], case: str, reason: str, **changes: 
         "host": "node-1",
         **changes,
     }
+    _named(out, batch, case)
     ledger.fail(out, record)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 from backend_tools import ROOT, medgen, volume
 from batch_tools import batch, cohort, contents, leftovers, read, records
 
-from medgen import bundle, casework, engine, ledger, resources
+from medgen import bundle, casework, engine, ledger, resources, worker
 from medgen.bundle import Model
 from medgen.cli import main
 from medgen.errors import UserError
@@ -85,13 +87,110 @@ def test_what_was_made_otherwise_is_noticed_and_made_anew_only_when_asked(stubs:
     made = sitk.ReadImage(str(stubs / "out" / "cases" / "case000" / "product.nii.gz"))
     assert np.allclose(sitk.GetArrayFromImage(made), 3 * sitk.GetArrayFromImage(volume(seed=77)), rtol=1e-6)
     assert "3 of 3 cases are done already" in batch(table, stubs / "out", "--set", "factor=3").stderr
+    (stubs / "out" / "cases" / "case001" / "product.nii.gz").unlink()
+    assert "2 of 3 cases are done already" in batch(table, stubs / "out", "--set", "factor=3").stderr
+    assert (stubs / "out" / "cases" / "case001" / "product.nii.gz").exists()
+    before = records(stubs / "out")
+    batch(table, stubs / "out", "--set", "factor=3", "--redo", "all")
+    assert all(record["time"] >= before[name]["time"] for name, record in records(stubs / "out").items())
+    assert records(stubs / "out") != before
+
+
+def test_a_case_keeps_its_name_and_its_patient_when_rows_are_added_and_removed(stubs: Path) -> None:
+    lines = []
+    for number in range(3):
+        (stubs / f"s{number}").mkdir()
+        sitk.WriteImage(volume(seed=number), str(stubs / f"s{number}" / "t1.nii.gz"))
+        os.utime(stubs / f"s{number}" / "t1.nii.gz", (1e9, 1e9))
+        lines.append(f"s{number}/t1.nii.gz")
+    table = stubs / "cohort.csv"
+    table.write_text("\n".join(["image", *lines[1:]]) + "\n")
+    batch(table, stubs / "out")
+    first = records(stubs / "out")
+    table.write_text("\n".join(["image", *lines]) + "\n")
+    assert "2 of 3 cases are done already" in batch(table, stubs / "out").stderr
+    after = records(stubs / "out")
+    assert {name: after[name] for name in first} == first and len(after) == 3
+    means = sorted(float(row["mean"]) for row in read(stubs / "out", "results.csv"))
+    truth = sorted(2 * sitk.GetArrayFromImage(volume(seed=number)).mean() for number in range(3))
+    assert np.allclose(means, truth, rtol=1e-5)
+    table.write_text("\n".join(["image", lines[0]]) + "\n")
+    batch(table, stubs / "out")
+    assert len(read(stubs / "out", "results.csv")) == len(read(stubs / "out", "ledger.csv")) == 1
+
+
+def test_a_failed_second_try_leaves_the_former_result_and_is_said(stubs: Path) -> None:
+    table = cohort(stubs, 2)
+    batch(table, stubs / "out")
+    first = records(stubs / "out")
+    (stubs / "in" / "v001.nii.gz").write_bytes(b"damaged since")
+    batch(table, stubs / "out", "--redo", "changed", code=5)
+    (failure,) = read(stubs / "out", "failures.csv")
+    assert failure["case"] == "case001" and failure["reason"].endswith("The former result stays.")
+    assert records(stubs / "out") == first
+    assert [row["state"] for row in read(stubs / "out", "ledger.csv")] == ["failed", "done"]
+
+
+def test_a_folder_of_another_method_is_refused(stubs: Path) -> None:
+    table = cohort(stubs, 1)
+    batch(table, stubs / "out")
+    refused = medgen("batch", "stub-ranker", table, "--operation", "rank", "-o", stubs / "out")
+    assert refused.returncode == 2 and "is a batch of “apply” of stub-plain" in refused.stderr
+
+
+def _plan(out: Path, token: str) -> worker.Plan:
+    out.mkdir()
+    (out / worker.TOKEN).write_text("this start")
+    config = {"seconds": 0.0, "busy": False, "factor": 2.0}
+    return worker.Plan(str(out), "stub-plain", "apply", None, {}, "cpu", "32", 0, None, config, "recipe", token=token)
+
+
+def test_who_works_for_an_earlier_start_or_sees_another_disk_writes_nothing(stubs: Path) -> None:
+    cohort(stubs, 1)
+    task = worker.Task("case", "case", {"image": [str(stubs / "in" / "v000.nii.gz")]})
+    plan = _plan(stubs / "out", "an earlier start")
+    with pytest.raises(worker.Trouble, match="does not see this batch"):
+        worker.work(plan, task)
+    elsewhere = dataclasses.replace(plan, out=str(stubs / "nowhere"))
+    with pytest.raises(worker.Trouble, match="does not see this batch"):
+        worker.work(elsewhere, task)
+    assert [path.name for path in (stubs / "out").iterdir()] == [worker.TOKEN] and not (stubs / "nowhere").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_among_the_inputs_is_a_sentence(stubs: Path) -> None:
+    os.mkfifo(stubs / "pipe.nii.gz")
+    task = worker.Task("case", "case", {"image": [str(stubs / "pipe.nii.gz")]})
+    record = worker.work(_plan(stubs / "out", "this start"), task)
+    assert record["state"] == "failed" and "is a pipe, not a file" in record["reason"]
+
+
+def test_a_result_that_cannot_be_put_in_place_leaves_the_former_one(
+    stubs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort(stubs, 1)
+    task = worker.Task("case", "case", {"image": [str(stubs / "in" / "v000.nii.gz")]})
+    plan = _plan(stubs / "out", "this start")
+    former = worker.work(plan, task)
+    replace = os.replace
+
+    def stubborn(source: Path, target: Path) -> None:
+        if Path(source).name == "case" and Path(target).parent.name == "cases":
+            raise PermissionError(13, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stubborn)
+    changed = dataclasses.replace(plan, config={**plan.config, "factor": 3.0}, recipe="another")
+    with pytest.raises(worker.Trouble, match="in use"):
+        worker.work(changed, task)
+    assert ledger.whole(stubs / "out", "case") == former
 
 
 def test_a_worker_over_its_memory_is_ended_and_the_case_says_so(stubs: Path) -> None:
     table = cohort(stubs, 1, ("glutton,in/v000.nii.gz",))
     batch(table, stubs / "out", "--limit-memory", "600MiB", code=5)
     (failure,) = read(stubs / "out", "failures.csv")
-    assert failure["case"] == "glutton" and "0.6 GiB of --limit-memory" in failure["reason"]
+    assert failure["case"] == "glutton" and failure["code"] == "3" and "0.6 GiB of --limit-memory" in failure["reason"]
     assert set(records(stubs / "out")) == {"case000"}
 
 
@@ -198,20 +297,25 @@ def test_what_cannot_be_is_said_before_any_case(stubs: Path, words: list[str], s
 
 
 @contextlib.contextmanager
-def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A scheduler and workers in processes of their own, as on a cluster."""
+def _cluster(folder: Path, workers: int, late: bool = False) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and workers in processes of their own, as on a cluster. late: the workers come after 4 s."""
     file = folder / "scheduler.json"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
     scheduler = subprocess.Popen([*dask, "--no-dashboard", "--scheduler-file", str(file)], **quiet, cwd=folder)
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1"]
-    worker += ["--no-dashboard", "--death-timeout", "5", "--no-nanny"]
-    started = [subprocess.Popen(worker, **quiet, cwd=folder) for _ in range(workers)]
+    one = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1"]
+    one += ["--no-dashboard", "--death-timeout", "20", "--no-nanny"]
+    started: list[subprocess.Popen[bytes]] = []
+    timer = threading.Timer(
+        4, lambda: started.extend(subprocess.Popen(one, **quiet, cwd=folder) for _ in range(workers))
+    )
     try:
         _until(file.exists)
         time.sleep(0.2)
+        timer.start() if late else start()
         yield json.loads(file.read_text())["address"], scheduler
     finally:
+        timer.cancel()
         for process in (scheduler, *started):
             process.kill()
             process.wait()
@@ -236,6 +340,15 @@ def test_a_cluster_does_the_cases_and_one_that_is_lost_loses_nothing(stubs: Path
     assert len(after) == 12 and all(after[name] == finished[name] for name in finished)
 
 
+def test_workers_that_come_late_take_their_share(stubs: Path) -> None:
+    table = cohort(stubs, 6)
+    with _cluster(stubs, 2, late=True) as (address, _):
+        done = medgen("batch", "stub-plain", table, "-o", stubs / "out", "--scheduler", address, "--set", "seconds=1")
+    assert done.returncode == 0 and "has no workers yet" in done.stderr, done.stderr
+    times = sorted(record["time"] for record in records(stubs / "out").values())
+    assert len(set(times)) < len(times)  # two at once: six cases of a second end at fewer than six seconds
+
+
 def test_a_scheduler_that_is_not_there_is_said(stubs: Path) -> None:
     table = cohort(stubs, 1)
     refused = medgen("batch", "stub-plain", table, "-o", stubs / "out", "--scheduler", "tcp://127.0.0.1:9")
@@ -245,6 +358,7 @@ def test_a_scheduler_that_is_not_there_is_said(stubs: Path) -> None:
 def test_each_worker_has_a_gpu_of_its_own_or_its_share_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "cores", lambda: 8)
     monkeypatch.setattr(resources, "gpus", lambda: [])
+    monkeypatch.setattr(engine.metadata, "version", lambda name: "2.13.0+cu130")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     places = engine._places(engine.Request(workers=4), cases=100)
     assert [place["OMP_NUM_THREADS"] for place in places] == ["2"] * 4
@@ -254,8 +368,11 @@ def test_each_worker_has_a_gpu_of_its_own_or_its_share_of_the_processors(monkeyp
     places = engine._places(engine.Request(), cases=100)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["2", "5"]
     assert "CUDA_VISIBLE_DEVICES" not in engine._places(engine.Request(device="cpu"), cases=100)[0]
-    with pytest.raises(UserError, match="more than the 2 GPUs"):
+    assert len(engine._places(engine.Request(device="cuda:1"), cases=100)) == 1
+    with pytest.raises(UserError, match="more than this machine's 2 GPUs"):
         engine._places(engine.Request(workers=3), cases=100)
+    monkeypatch.setattr(engine.metadata, "version", lambda name: "2.13.0+cpu")
+    assert engine.visible_gpus() == []
 
 
 def test_names_of_cases_fit_every_disk_and_never_meet() -> None:
@@ -274,8 +391,9 @@ def test_names_of_cases_fit_every_disk_and_never_meet() -> None:
         "=1+1",
         "a\nb",
     ]
-    names = ledger.case_names(texts)
-    assert names == ledger.case_names(texts)
+    marks = [f"{number}.nii.gz" for number in range(len(texts))]
+    names = ledger.case_names(texts, marks)
+    assert names == ledger.case_names(texts, marks)
     assert len({name.casefold() for name in names}) == len(texts)
     for name in names:
         assert len(name.encode()) <= 100 and name[0] not in ".-" and not set(name) & set("/\\:*?\"<>|'= \n")

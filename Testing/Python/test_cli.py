@@ -29,6 +29,7 @@ def cohort(stubs: Path) -> Path:
     return stubs / "cohort.csv"
 
 
+@pytest.mark.alone
 def test_methods_answers_in_half_a_second_without_torch_or_monai() -> None:
     script = (
         "import sys; from medgen.cli import main; code = main(['methods']); "

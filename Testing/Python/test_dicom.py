@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def test_what_gdcm_itself_wrote_is_read_back(tmp_path: Path, compressor: str) ->
     values = np.random.default_rng(0).integers(-1000, 2000, (4, 16, 12)).astype(np.int16)
     direction, spacing, origin = np.array(make.OBLIQUE).reshape(2, 3), (0.6, 0.8), np.array([10.0, -20.0, 30.0])
     normal = np.cross(*direction)
+    before = locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.SetImageIO("GDCMImageIO")
     writer.KeepOriginalImageUIDOn()
@@ -71,6 +73,7 @@ def test_what_gdcm_itself_wrote_is_read_back(tmp_path: Path, compressor: str) ->
             image.SetMetaData(key, text)
         writer.SetFileName(str(tmp_path / f"{index}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # writing DICOM (which MedGen does not) leaves the process with “C”
     affine = np.eye(4)
     affine[:3, :3] = np.stack([direction[0] * 0.6, direction[1] * 0.8, normal * 3.0], axis=1)
     affine[:3, 3] = origin

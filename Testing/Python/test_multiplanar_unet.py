@@ -509,7 +509,7 @@ def test_structures_are_matched_by_name_whatever_their_order(tmp_path: Path) -> 
     united = unite_segments(masks)
     assert [(segment.name, segment.value) for segment in united] == [("dark", 1), ("bright", 2)]
     assert torch.equal(renumber(masks[0], united)[0].data, renumber(masks[1], united)[0].data)
-    config = TRAIN.configure("smoke", {"updates": 60})
+    config = TRAIN.configure("smoke", {"updates": 120})
     run = Run(tmp_path / "run", device="cpu", precision="32")
     model = METHOD.train(cohort.read_collection(tmp_path / "cohort.csv", TRAIN), config, run)["model"]
     apply = METHOD.operation("apply")

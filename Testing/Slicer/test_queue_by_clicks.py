@@ -477,6 +477,7 @@ class Pulse:
         self._timer.stop()
 
 
+@pytest.mark.alone
 def test_the_panel_answers_within_100_ms_while_a_job_runs_and_cases_wait(
     widget: Any, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
