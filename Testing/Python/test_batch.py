@@ -306,9 +306,11 @@ def _cluster(folder: Path, workers: int, late: bool = False) -> Iterator[tuple[s
     one = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1"]
     one += ["--no-dashboard", "--death-timeout", "20", "--no-nanny"]
     started: list[subprocess.Popen[bytes]] = []
-    timer = threading.Timer(
-        4, lambda: started.extend(subprocess.Popen(one, **quiet, cwd=folder) for _ in range(workers))
-    )
+
+    def start() -> None:
+        started.extend(subprocess.Popen(one, **quiet, cwd=folder) for _ in range(workers))
+
+    timer = threading.Timer(4, start)
     try:
         _until(file.exists)
         time.sleep(0.2)
