@@ -371,7 +371,7 @@ def test_each_worker_has_a_gpu_of_its_own_or_its_share_of_the_processors(monkeyp
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["2", "5"]
     assert "CUDA_VISIBLE_DEVICES" not in engine._places(engine.Request(device="cpu"), cases=100)[0]
     assert len(engine._places(engine.Request(device="cuda:1"), cases=100)) == 1
-    with pytest.raises(UserError, match="more than this machine's 2 GPUs"):
+    with pytest.raises(UserError, match="more than the 2 GPUs"):
         engine._places(engine.Request(workers=3), cases=100)
     monkeypatch.setattr(engine.metadata, "version", lambda name: "2.13.0+cpu")
     assert engine.visible_gpus() == []
