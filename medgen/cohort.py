@@ -195,8 +195,8 @@ def _path(path: Path, label: str, column: str) -> str:
         return f"{folder.resolve()}{dicom.MARK}{uid}"
     try:
         return str(path.resolve())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{label} (column “{column}”): {str(path)!r} is not a path ({error}); correct it.") from None
+    except (OSError, RuntimeError, ValueError):
+        raise UserError(f"{label} (column “{column}”): {path.name!r} cannot be a file's name; correct it.") from None
 
 
 def _parts(text: str, label: str) -> list[str]:

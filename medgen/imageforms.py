@@ -203,8 +203,14 @@ def _nifti_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype[Any] | No
 
 def _check_jpeg(path: Path) -> None:
     """The JPEG reader fills what a cut file lacks with grey: an end must follow where the pixels start."""
-    content = path.read_bytes()
-    if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+    end, start, at, before = -1, -1, 0, b""
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):  # a file may be of any size
+            seen = before + block
+            end = max(end, at - len(before) + seen.rfind(b"\xff\xd9")) if b"\xff\xd9" in seen else end
+            start = max(start, at - len(before) + seen.rfind(b"\xff\xda")) if b"\xff\xda" in seen else start
+            at, before = at + len(block), block[-1:]
+    if end < start:
         raise RuntimeError("no end of the image")
 
 
