@@ -11,6 +11,8 @@ from typing import Any
 import SimpleITK as sitk
 from backend_tools import medgen, volume
 
+from medgen import ledger, worker
+
 
 def cohort(folder: Path, count: int, extra: tuple[str, ...] = ()) -> Path:
     """A table of so many volumes, and further lines ("subject,image") after them."""
@@ -33,6 +35,14 @@ def batch(table: Path, out: Path, *words: object, code: int = 0) -> subprocess.C
     assert "Traceback" not in done.stderr
     assert not leftovers(out)
     return done
+
+
+def begun(out: Path, names: list[str]) -> Path:
+    """A batch's folder as its workers find it: this start's token is "this start"."""
+    out.mkdir()
+    (out / worker.TOKEN).write_text("this start", "ascii")
+    ledger.write_json({"format": ledger.FORMAT, "names": names}, out / "batch.json")
+    return out
 
 
 def leftovers(out: Path) -> list[Path]:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from backend_tools import ROOT, picture, volume
+from batch_tools import begun
 from dicom_tools import ROOT_UID
 
 from medgen import archive, catalog, cohort, dicom, dicomvolume, io, ledger, privacy, worker
@@ -212,9 +213,12 @@ def test_a_batch_over_an_archive_names_the_patient_only_when_asked(
     dicoms, out = tree / make.NAME, tmp_path / "out"
     make.stack(dicoms, f"{ROOT_UID}.2.3", name="C{}", heights=(0, 1, 2, 4))  # one slice is missing
     operation = catalog.load("stub-threshold").operation("invert")
-    plan = worker.Plan(str(out), "stub-threshold", "invert", None, {}, "cpu", "32", 0, None, {}, "r", patient_names)
+    plan = worker.Plan(
+        str(out), "stub-threshold", "invert", None, {}, "cpu", "32", 0, None, {}, "r", patient_names, token="this start"
+    )
     rows = archive.cohort_rows(dicoms, operation, patient_names)
     tasks = [worker.Task(row.subject, row.subject, row.files, label=row.label) for row in rows]
+    begun(out, [task.name for task in tasks])
     ended = [worker.work(plan, task) for task in tasks]
     ledger.write_tables(out)
     (failure,) = [one for one in ended if one["state"] == "failed"]
@@ -242,6 +246,7 @@ def test_what_a_method_says_of_a_case_is_kept_without_the_patient(
         return {"outputs": [], "measures": {}, "changed_for_memory": []}
 
     monkeypatch.setattr(worker, "specialist", lambda plan: SimpleNamespace(perform=perform))
-    plan = worker.Plan(str(tmp_path / "out"), "any", "apply", None, {}, "cpu", "32", 0, None)
+    out = begun(tmp_path / "out", ["a"])
+    plan = worker.Plan(str(out), "any", "apply", None, {}, "cpu", "32", 0, None, token="this start")
     done = worker.work(plan, worker.Task("a", "a", {"ct": [text]}))
     assert done["log"] == [f"{privacy.stand_in(text)} of … was smoothed."]

@@ -19,7 +19,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from backend_tools import ROOT, medgen, volume
-from batch_tools import batch, cohort, contents, leftovers, read, records
+from batch_tools import batch, begun, cohort, contents, leftovers, read, records
 
 from medgen import bundle, casework, engine, ledger, resources, worker
 from medgen.bundle import Model
@@ -139,8 +139,7 @@ def test_a_folder_of_another_method_is_refused(stubs: Path) -> None:
 
 
 def _plan(out: Path, token: str) -> worker.Plan:
-    out.mkdir()
-    (out / worker.TOKEN).write_text("this start")
+    begun(out, ["case"])
     config = {"seconds": 0.0, "busy": False, "factor": 2.0}
     return worker.Plan(str(out), "stub-plain", "apply", None, {}, "cpu", "32", 0, None, config, "recipe", token=token)
 
@@ -154,7 +153,9 @@ def test_who_works_for_an_earlier_start_or_sees_another_disk_writes_nothing(stub
     elsewhere = dataclasses.replace(plan, out=str(stubs / "nowhere"))
     with pytest.raises(worker.Trouble, match="does not see this batch"):
         worker.work(elsewhere, task)
-    assert [path.name for path in (stubs / "out").iterdir()] == [worker.TOKEN] and not (stubs / "nowhere").exists()
+    assert {path.name for path in (stubs / "out").iterdir()} == {worker.TOKEN, "batch.json"} and not (
+        stubs / "nowhere"
+    ).exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
