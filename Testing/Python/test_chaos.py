@@ -16,6 +16,7 @@ def _chaos(*words: str, timeout: float) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_batch_survives_a_worker_a_parent_and_a_scheduler_killed(tmp_path: object) -> None:
     words = ("--rounds", "3", "--cases", "12", "--seconds", "0.3", "--keep", str(tmp_path))
     assert "all equal, nothing left over" in _chaos(*words, timeout=300)
