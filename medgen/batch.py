@@ -115,7 +115,7 @@ class Batch:
             self._note(plan, entry, tasks)
             return 0
         scratch = ledger.stage(self.out, "workers")
-        with engine.started(self.request, len(todo), scratch, self.stopped, self.log) as crew:
+        with engine.started(self.request, len(todo), len(tasks), scratch, self.stopped, self.log) as crew:
             if not plan.config:
                 plan = replace(plan, config=crew.call(worker.configure, plan))
                 todo = self._todo(plan, tasks)

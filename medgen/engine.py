@@ -82,12 +82,13 @@ class Workers:
     """Dask's workers. stopped: whether somebody has asked to stop; Cancelled is raised soon after."""
 
     def __init__(
-        self, client: Client, cluster: SpecCluster | None, request: Request, stopped: Callable[[], bool]
+        self, client: Client, cluster: SpecCluster | None, request: Request, stopped: Callable[[], bool], total: int = 1
     ) -> None:
         self.client = client
         self.cluster = cluster
         self.request = request
         self.stopped = stopped
+        self.total = total
         self._counted = 0.0
         self._workers = 0
         self._most: int | None = None
@@ -105,8 +106,12 @@ class Workers:
 
     @property
     def threads(self) -> int | None:
-        """The share of this machine's processors that each worker has; None on a cluster, which says so itself."""
-        return None if self.cluster is None else max(1, cores() // max(1, self.count))
+        """The share of this machine's processors that a case has; None on a cluster, which says so itself.
+
+        It goes by the cohort, not by what is left of it: another number of threads gives other last digits, and a batch
+        that was interrupted is to end as one that was not.
+        """
+        return None if self.cluster is None else max(1, cores() // (self._most or _share(self.request, self.total)))
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call it on some worker; raises what it raises, and SomeFailed when workers die at it or all is lost."""
@@ -205,9 +210,9 @@ class Workers:
 
 @contextlib.contextmanager
 def started(
-    request: Request, cases: int, scratch: Path, stopped: Callable[[], bool], log: Callable[[str], None]
+    request: Request, cases: int, total: int, scratch: Path, stopped: Callable[[], bool], log: Callable[[str], None]
 ) -> Iterator[Workers]:
-    """Workers for so many cases, ended with everything that was started when the block ends.
+    """Workers for so many cases of a cohort of `total`, ended with everything that was started when the block ends.
 
     scratch: a folder for the workers' own small files. UserError where the cluster cannot be reached.
     """
@@ -227,7 +232,7 @@ def started(
                 yield crew
         else:
             with _local(request, cases, scratch) as (client, cluster):
-                yield Workers(client, cluster, request, stopped)
+                yield Workers(client, cluster, request, stopped, total)
 
 
 @contextlib.contextmanager
@@ -286,19 +291,24 @@ def _not_started(why: str) -> SomeFailed:
 def _places(request: Request, cases: int) -> list[dict[str, str]]:
     """The environment of each worker: a GPU of its own where there are any and they are not declined, else its share
     of the processors. A device that is named, and Apple's, is one for all: one worker."""
-    device = request.device
-    gpus = visible_gpus() if device in ("auto", "cuda") else []
-    shared = device.startswith(("cuda:", "mps")) or (device == "auto" and sys.platform == "darwin")
-    most = 1 if shared else len(gpus) or cores()
+    gpus = visible_gpus() if request.device in ("auto", "cuda") else []
     if request.workers is not None and gpus and request.workers > len(gpus):
         raise UserError(
             f"--workers {request.workers} is more than the {len(gpus)} GPUs of this machine; ask for fewer."
         )
-    count = max(1, min(request.workers or most, cases))
+    count = _share(request, cases)
     threads = str(max(1, cores() // count))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
     common = dict.fromkeys(names, threads)
     return [{**common, **({"CUDA_VISIBLE_DEVICES": gpus[n]} if gpus else {})} for n in range(count)]
+
+
+def _share(request: Request, cases: int) -> int:
+    """Among how many workers so many cases are shared out here."""
+    device = request.device
+    one = device.startswith(("cuda:", "mps")) or (device == "auto" and sys.platform == "darwin")
+    gpus = visible_gpus() if device in ("auto", "cuda") else []
+    return max(1, min(request.workers or (1 if one else len(gpus) or cores()), cases))
 
 
 def visible_gpus() -> list[str]:
