@@ -93,7 +93,7 @@ def _picture(
     roles += [replace(shown, name="truth", optional=True), *(role for role in inputs if role.name == "planes")]
     case = prepare.load_case(files, tuple(replace(role, may_be_empty=True) for role in roles), run.log)
     path = folder / "picture.png"
-    if len(case.get("image", Image).shape) != 3:
+    if len(case.get("image", Image).shape) != 3 and shown.kind is not Kind.POINTS:
         return None
     if shown.kind is Kind.MASK:
         pictures.overlay(case, path, title)

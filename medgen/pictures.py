@@ -52,9 +52,10 @@ def compare(images: list[tuple[str, Image]], path: Path, title: str) -> None:
 
 
 def marks(image: Image, found: Points, truth: Points | None, path: Path, title: str) -> None:
-    """Three planes through the middle of the points: found as orange x, the truth as green +, seen through the volume.
+    """Three planes through the middle of the points: found as orange x, the truth as green +, seen through the volume;
+    of a 2D image, the image.
 
-    image: canonical axes; points: RAS mm, those not found are left out.
+    image: canonical axes (2D: any); points: RAS mm, those not found are left out.
     """
     to_index = np.linalg.inv(image.affine)
 
@@ -63,6 +64,9 @@ def marks(image: Image, found: Points, truth: Points | None, path: Path, title: 
         return np.asarray(positions @ to_index[:3, :3].T + to_index[:3, 3])
 
     sets = [(indices(found), "x", "#ff9a2e")] + ([(indices(truth), "+", "#3fdc6b")] if truth is not None else [])
+    if len(image.shape) == 2:
+        _write_flat(image, sets, path, title)
+        return
     every = np.concatenate([one for one, _, _ in sets])
     middle = every.mean(0) if len(every) else (np.array(image.shape) - 1) / 2
     centre = middle.round().astype(int).clip(0, np.array(image.shape) - 1)
@@ -73,6 +77,30 @@ def marks(image: Image, found: Points, truth: Points | None, path: Path, title: 
             axes.scatter(points[:, rest[0]], points[:, rest[1]], s=60, marker=marker, c=colour, linewidths=1.4)
 
     _write([("", image)], centre, path, title, draw)
+
+
+def _write_flat(image: Image, sets: list[tuple[NDArray[np.float64], str, str]], path: Path, title: str) -> None:
+    """A 2D image as its file lists it, first row on top, with sets of points (n, 3; pixels), marker and colour."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across, down = np.array(image.shape) * image.spacing
+    height = 9.0
+    figure = Figure(figsize=(max(5.0, height * across / down), height + 0.5), facecolor="black")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, height / (height + 0.5)))
+    grey = image.data.mean(dim=0).numpy().T
+    low, high = np.percentile(grey, (0.5, 99.8))
+    axes.imshow(grey, cmap="gray", vmin=low, vmax=high, aspect=image.spacing[1] / image.spacing[0])
+    limits = axes.get_xlim(), axes.get_ylim()
+    for points, marker, colour in sets:
+        axes.scatter(points[:, 0], points[:, 1], s=60, marker=marker, c=colour, linewidths=1.4)
+    axes.set_xlim(limits[0])
+    axes.set_ylim(limits[1])
+    axes.axis("off")
+    figure.text(0.5, 1 - 0.25 / (height + 0.5), title, color="white", fontsize=10, ha="center", va="center", wrap=True)
+    with io.written_whole(path) as partial:
+        figure.savefig(partial, dpi=90, format="png", facecolor="black")
 
 
 def _write(

@@ -34,12 +34,16 @@ class ClaimError(Exception):
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of doing it. role: method, ablation, baseline or trivial. updates: its budget, 0 if it is not trained."""
+    """One way of doing it. role: method, ablation, baseline or trivial. updates: its budget, 0 if it is not trained.
+
+    full: it is run only when all arms are asked for.
+    """
 
     name: str
     role: str
     what: str
     updates: int = 0
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,10 @@ def digest(registration: Registration) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def run(registration: Registration, seeds: list[int], folder: Path, say: Any = print) -> None:
+def run(registration: Registration, seeds: list[int], folder: Path, say: Any = print, full: bool = False) -> None:
     """Run the arms of some seeds; each row is kept as soon as it is there, and rows that are there are not run again.
+
+    full: those arms too that are registered as such.
 
     Reporting seeds go to results/SLUG.csv, and only from a committed registration; tuning seeds go to `folder`.
     """
@@ -191,11 +197,12 @@ def run(registration: Registration, seeds: list[int], folder: Path, say: Any = p
         if reports and any(row.get("registered") != registered for row in rows(table)):
             raise ClaimError(f"{table.name} holds rows of another registration or other arms; take them out first.")
         done = {(int(row["seed"]), row["arm"]) for row in rows(table)}
-        if {(seed, arm.name) for arm in registration.arms} <= done:
+        left_out = {(seed, arm.name) for arm in registration.arms if arm.full and not full}
+        if {(seed, arm.name) for arm in registration.arms} <= done | left_out:
             say(f"seed {seed}: every arm is there already")
             continue
         began, spent = time.monotonic(), time.process_time()
-        for arm, measures in module.run_seed(seed, registration, folder, {name for s, name in done if s == seed}):
+        for arm, measures in module.run_seed(seed, registration, folder, {n for s, n in done | left_out if s == seed}):
             seconds, processor = time.monotonic() - began, time.process_time() - spent
             if missing := set(registration.measures) - set(measures):
                 raise ClaimError(f"Arm “{arm}” gave no {', '.join(sorted(missing))}.")
@@ -263,14 +270,15 @@ def interval(differences: np.ndarray) -> Outcome:
 
 
 def complete(registration: Registration) -> tuple[dict[tuple[int, str], dict[str, float]], list[int]]:
-    """Measures by seed and arm, and the reporting seeds for which every arm is there, of this registration alone."""
+    """Measures by seed and arm, and the reporting seeds for which every arm is there (but those that only a full run
+    has), of this registration alone."""
     columns, registered = (*registration.measures, "seconds", "processor"), digest(registration)
     table = {
         (int(row["seed"]), row["arm"]): {key: float(row[key]) for key in columns}
         for row in rows(results_path(registration))
         if row.get("registered") == registered
     }
-    names = [arm.name for arm in registration.arms]
+    names = [arm.name for arm in registration.arms if not arm.full]
     return table, [seed for seed in registration.report if all((seed, name) in table for name in names)]
 
 
@@ -278,4 +286,6 @@ def outcomes(registration: Registration) -> Iterator[tuple[Comparison, Outcome]]
     """Every comparison with what came out so far."""
     table, seeds = complete(registration)
     for comparison in registration.comparisons:
-        yield comparison, interval(comparison.differences(table, seeds))
+        arms = comparison.first, comparison.second
+        there = [seed for seed in seeds if all((seed, arm) in table for arm in arms)]
+        yield comparison, interval(comparison.differences(table, there))

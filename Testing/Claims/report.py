@@ -54,11 +54,16 @@ def _arms(registration: Registration, table: dict[tuple[int, str], dict[str, flo
     lines = [f"| arm | updates | {head} | s |", "|---|---|" + "---|" * (len(registration.measures) + 1)]
     for arm in registration.arms:
         cells = []
+        there = [seed for seed in seeds if (seed, arm.name) in table]
+        if not there:
+            blank = " not measured |" * (len(registration.measures) + 1)
+            lines.append(f"| {arm.name} ({arm.role}): {arm.what} | {arm.updates or '–'} |{blank}")
+            continue
         for measure in registration.measures:
-            values = [table[seed, arm.name][measure] for seed in seeds]
+            values = [table[seed, arm.name][measure] for seed in there]
             spread = f" ± {np.std(values, ddof=1):.3g}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.4g}{spread}")
-        seconds = np.mean([table[seed, arm.name]["seconds"] for seed in seeds])
+        seconds = np.mean([table[seed, arm.name]["seconds"] for seed in there])
         what = f"{arm.name} ({arm.role}): {arm.what}"
         lines.append(f"| {what} | {arm.updates or '–'} | {' | '.join(cells)} | {seconds:.0f} |")
     explained = "; ".join(f"{name}: {text}" for name, text in registration.measures.items())

@@ -108,6 +108,23 @@ def test_each_row_is_kept_and_not_run_again(folder: Path) -> None:
         claims.run(registration, [99], folder, lambda text: None)
 
 
+def test_arms_of_a_full_run_are_run_when_asked_for_and_the_others_are_reported_without_them(folder: Path) -> None:
+    text = REGISTRATION.replace('what = "without it"\n', 'what = "without it"\nfull = true\n')
+    (folder / "registrations" / "fake.toml").write_text(text)
+    git(folder, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "registered anew")
+    registration = claims.read("fake", folder)
+    claims.run(registration, [11, 12], folder, lambda text: None)
+    assert [row["arm"] for row in claims.rows(claims.results_path(registration))] == ["method", "nothing"] * 2
+    (_, better), (_, not_worse) = claims.outcomes(registration)
+    assert (better.n, not_worse.n) == (0, 2)
+    page = report.markdown(folder)
+    assert "| base (ablation): without it | 10 | not measured | not measured |" in page
+    assert "| better than the base | error | – | – | **undecided** |" in page
+    claims.run(registration, [11, 12], folder, lambda text: None, full=True)
+    assert len(claims.rows(claims.results_path(registration))) == 6
+    assert next(claims.outcomes(registration))[1].n == 2
+
+
 def test_rows_of_another_registration_are_neither_added_to_nor_reported(folder: Path) -> None:
     registration = claims.read("fake", folder)
     claims.run(registration, [11, 12, 13], folder, lambda text: None)

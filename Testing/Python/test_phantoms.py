@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "abdomen-ct-drawn": (48, 40, 32),
     "abdomen-ct": (48, 40, 32),
+    "hand-xray": (48, 60),
     "head-mr-ct": (24, 28, 24),
     "inner-ear": (40, 40, 40),
     "mitochondria": (32, 32, 32),
@@ -258,7 +259,7 @@ def test_a_cohort_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch
 def test_phantoms_are_made_with_numpy_and_simpleitk_alone() -> None:
     code = (
         "import sys\nfrom medgen.phantoms import PHANTOMS\n"
-        "for name, size in (('abdomen-ct', (16, 16, 16)), ('mitochondria', (16, 16, 16))):\n"
+        "for name, size in (('abdomen-ct', (16, 16, 16)), ('mitochondria', (16, 16, 16)), ('hand-xray', (32, 40))):\n"
         "    PHANTOMS[name].make(0, size=size)\n"
         "unwanted = {'torch', 'scipy', 'monai', 'skimage', 'pydantic', 'matplotlib', 'vtk', 'slicer'}\n"
         "print(sorted(unwanted & {name.split('.')[0] for name in sys.modules}))\n"

@@ -1,8 +1,11 @@
-"""How far found points lie from their references: distances by name, mirrored pairs taken for each other."""
+"""How far found points lie from their references: distances by name, mirrored pairs taken for each other; and, for
+points without names, which of them belong together."""
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +13,8 @@ from numpy.typing import NDArray
 from medgen.case import Affine, Points
 
 Values = NDArray[np.float64]
+
+_AT_ONCE = 16_384  # candidate pairs looked at together
 
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 _SIDE = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])", re.IGNORECASE)
@@ -89,3 +94,72 @@ def measures(found: Points, meant: Points, affine: Affine | None = None) -> dict
     result |= {f"mm {name}": float(mm) for name, mm in zip(names, apart, strict=True) if np.isfinite(mm)}
     swapped, pairs = swapped_pairs(found, meant)
     return {**result, "swapped pairs": float(swapped)} if pairs else result
+
+
+# --- points without names -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Which found points belong to which of the reference: `pairs` (n, 2), numbers in both; `apart` (n,), how far."""
+
+    pairs: NDArray[np.int64]
+    apart: Values
+    found: int
+    meant: int
+
+    @property
+    def hits(self) -> int:
+        """True positives."""
+        return len(self.pairs)
+
+    @property
+    def precision(self) -> float:
+        """Share of the found points that are right; NaN where, wrongly, nothing was found, 1 where rightly so."""
+        return self._share(self.found)
+
+    @property
+    def recall(self) -> float:
+        """Share of the reference's points that were found (sensitivity); where it has none, 1 if none was found, else
+        NaN."""
+        return self._share(self.meant)
+
+    @property
+    def f1(self) -> float:
+        """2 hits / (found + meant); 1 where there is nothing and nothing was found."""
+        return 2 * self.hits / (self.found + self.meant) if self.found + self.meant else 1.0
+
+    def _share(self, total: int) -> float:
+        if total:
+            return self.hits / total
+        return math.nan if self.found + self.meant else 1.0
+
+
+def matched(found: Values, meant: Values, radius: float) -> Matched:
+    """Pair points (n, d) with those of the reference (m, d), each at most once: the closest pair first, then the
+    closest of what is left, as long as they lie strictly less than `radius` apart.
+
+    Of pairs that lie equally far apart, the one of the earlier found point comes first, then of the earlier reference.
+    Positions that are not finite match nothing, but count. radius: above 0, in the positions' unit.
+    """
+    from scipy.spatial.distance import cdist
+
+    if not radius > 0:
+        raise ValueError(f"points match within a radius above 0, not {radius}")
+    table = np.empty((len(found), len(meant))) if not (len(found) and len(meant)) else cdist(found, meant)
+    numbers = np.flatnonzero(table.ravel() < radius)
+    free, open_ = np.ones(len(found), bool), np.ones(len(meant), bool)
+    pairs: list[tuple[int, int]] = []
+    while len(numbers) and len(pairs) < min(len(found), len(meant)):
+        apart = table.ravel()[numbers]
+        limit = np.partition(apart, _AT_ONCE - 1)[_AT_ONCE - 1] if len(apart) > _AT_ONCE else np.inf
+        closest = numbers[apart <= limit]  # all that tie with the last of them, too
+        closest = closest[np.argsort(table.ravel()[closest], kind="stable")]
+        for row, column in zip(*np.divmod(closest, len(meant)), strict=True):
+            if free[row] and open_[column]:
+                free[row] = open_[column] = False
+                pairs.append((int(row), int(column)))
+        numbers = numbers[apart > limit]
+        numbers = numbers[free[numbers // len(meant)] & open_[numbers % len(meant)]]
+    chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return Matched(chosen, table[chosen[:, 0], chosen[:, 1]], len(found), len(meant))
