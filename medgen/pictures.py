@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen import io
-from medgen.case import Case, Image, Mask, Plane, Points
+from medgen.case import Box, Case, Image, Mask, Plane, Points
 from medgen.geometry import spacing_of
 
 VIEWS = (("Axial", 2), ("Coronal", 1), ("Sagittal", 0))
@@ -73,6 +74,38 @@ def marks(image: Image, found: Points, truth: Points | None, path: Path, title: 
             axes.scatter(points[:, rest[0]], points[:, rest[1]], s=60, marker=marker, c=colour, linewidths=1.4)
 
     _write([("", image)], centre, path, title, draw)
+
+
+def boxes(image: Image, found: Sequence[Box], truth: Sequence[Box], path: Path, title: str) -> None:
+    """A picture as its file lists it, first row on top: found boxes in orange with name and confidence, true ones in
+    dashed green. Written whole as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tall = _WIDTH * image.shape[1] * image.spacing[1] / (image.shape[0] * image.spacing[0])
+    figure = Figure(figsize=(_WIDTH, tall + 0.5), facecolor="black")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, tall / (tall + 0.5)))
+    pixels = image.data.numpy().transpose(2, 1, 0)
+    low, high = (0.0, 255.0) if image.colour else np.percentile(pixels, (0.5, 99.5))
+    shown = ((pixels - low) / max(high - low, 1e-6)).clip(0, 1)
+    axes.imshow(np.broadcast_to(shown[..., :3], (*shown.shape[:2], 3)), aspect=image.spacing[1] / image.spacing[0])
+    to_index = np.linalg.inv(image.affine)
+    for colour, style, some in (("#3fdc6b", "--", truth), ("#ff9a2e", "-", found)):
+        for box in some:
+            corners = box.centre + (np.array(list(itertools.product((-0.5, 0.5), repeat=3))) * box.size) @ box.axes.T
+            places = (corners @ to_index[:3, :3].T + to_index[:3, 3])[:, :2]
+            (x1, y1), (x2, y2) = places.min(0), places.max(0)
+            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], style, color=colour, linewidth=2)
+            if style == "-":
+                words = box.name if box.confidence is None else f"{box.name} {box.confidence:.2f}"
+                axes.text(x1 + 2, y1 + 2, words, color="black", backgroundcolor=colour, fontsize=9, va="top")
+    axes.set_xlim(-0.5, image.shape[0] - 0.5)
+    axes.set_ylim(image.shape[1] - 0.5, -0.5)
+    axes.axis("off")
+    figure.text(0.5, 1 - 0.25 / (tall + 0.5), title, color="white", fontsize=12, ha="center", va="center")
+    with io.written_whole(path) as partial:
+        figure.savefig(partial, dpi=90, format="png", facecolor="black")
 
 
 def _write(

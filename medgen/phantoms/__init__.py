@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.phantoms import abdomen_ct, drawn, head, inner_ear, mitochondria
+from medgen.phantoms import abdomen_ct, cataract, drawn, head, inner_ear, mitochondria
 from medgen.phantoms.canvas import Segment
 from medgen.phantoms.cohort import write_cohort
 
@@ -19,6 +19,7 @@ class Phantom:
     """One anatomy: its name, one sentence, role name -> kind of what it makes, its mask's segments, and the maker.
 
     pools: for methods that learn from named single cases, pool name -> (split whose first row it takes, columns).
+    labelled: for methods that learn from unlabelled cases too, the share of the training rows that name all roles.
     """
 
     name: str
@@ -27,15 +28,16 @@ class Phantom:
     segments: tuple[Segment, ...]
     make: Callable[..., dict[str, Any]]
     pools: dict[str, tuple[str, tuple[str, ...]]]
+    labelled: float | None = None
 
 
 def _phantom(module: Any) -> Phantom:
-    pools = getattr(module, "POOLS", {})
-    return Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make, pools)
+    pools, labelled = getattr(module, "POOLS", {}), getattr(module, "LABELLED", None)
+    return Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make, pools, labelled)
 
 
 PHANTOMS: dict[str, Phantom] = {
-    module.NAME: _phantom(module) for module in (abdomen_ct, drawn, head, inner_ear, mitochondria)
+    module.NAME: _phantom(module) for module in (abdomen_ct, cataract, drawn, head, inner_ear, mitochondria)
 }
 
 
@@ -46,4 +48,14 @@ def write(phantom: Phantom, n: int, seed: int, folder: Path, **options: Any) -> 
     collection.json with a CSV of one row for each pool. options go to the phantom's `make`. Nothing is left behind
     where it fails. Raises UserError where n is below 1, or the folder exists and is not empty or cannot be written.
     """
-    return write_cohort(phantom.name, phantom.roles, phantom.make, n, seed, Path(folder), options, phantom.pools)
+    return write_cohort(
+        phantom.name,
+        phantom.roles,
+        phantom.make,
+        n,
+        seed,
+        Path(folder),
+        options,
+        phantom.pools,
+        phantom.labelled,
+    )

@@ -15,7 +15,8 @@ import SimpleITK as sitk
 
 from medgen.errors import UserError
 
-ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", "Plane": ".mrk.json", "Points": ".mrk.json"}
+ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", **dict.fromkeys(("Box", "Plane", "Points"), ".mrk.json")}
+PICTURE = ".png"  # of an image with two axes
 SPLITS = ("train", "validation", "test")
 
 
@@ -46,8 +47,13 @@ def write_cohort(
     folder: Path,
     options: Mapping[str, Any],
     pools: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
+    labelled: float | None = None,
 ) -> Path:
-    """See `medgen.phantoms.write`. A column of cohort.csv for each role, its paths relative to the CSV."""
+    """See `medgen.phantoms.write`. A column of cohort.csv for each role, its paths relative to the CSV.
+
+    labelled: share of the training subjects (one at least) whose row names all that was made; those of the others name
+    the first role alone, and a column `labelled` tells them apart.
+    """
     if n < 1:
         raise UserError(f"A cohort of {n} patients has nobody in it; ask for one or more.")
     if seed < 0:
@@ -59,7 +65,7 @@ def write_cohort(
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         beside.chmod(0o755)  # mkdtemp's 0700 would stay after the renaming
-        write_files(name, roles, make, n, seed, beside, options)
+        write_files(name, roles, make, n, seed, beside, options, labelled)
         if pools and n >= len(SPLITS):  # from then on each split has somebody
             write_pools(beside, pools)
         if folder.exists():
@@ -81,19 +87,29 @@ def write_files(
     seed: int,
     folder: Path,
     options: Mapping[str, Any],
+    labelled: float | None = None,
 ) -> None:
     """The files of each subject and the table of them."""
     digits = max(3, len(str(n)))
+    parts = splits(n, seed)
+    train = [number for number, split in enumerate(parts) if split == "train"]
+    plain = set() if labelled is None else set(train[max(1, round(labelled * len(train))) :])
     with open(folder / "cohort.csv", "w", newline="", encoding="utf-8") as table:
         rows = csv.writer(table, lineterminator="\n")
-        rows.writerow([*roles, "subject", "split"])
-        for number, split in enumerate(splits(n, seed)):
+        rows.writerow([*roles, "subject", "split", *([] if labelled is None else ["labelled"])])
+        for number, split in enumerate(parts):
             subject = f"{name}-{number + 1:0{digits}d}"
             made = make(subject_seed(seed, number), **options)
-            paths = [f"{subject}_{role}{ENDINGS[kind]}" for role, kind in roles.items()]
+            paths = [f"{subject}_{role}{_ending(made[role], kind)}" for role, kind in roles.items()]
             for role, path in zip(roles, paths, strict=True):
                 write_value(made[role], folder / path)
-            rows.writerow([*paths, subject, split])
+            if number in plain:
+                paths[1:] = [""] * (len(paths) - 1)
+            rows.writerow([*paths, subject, split, *([] if labelled is None else ["no" if number in plain else "yes"])])
+
+
+def _ending(value: Any, kind: str) -> str:
+    return PICTURE if isinstance(value, sitk.Image) and value.GetDimension() == 2 else ENDINGS[kind]
 
 
 def write_pools(folder: Path, pools: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
