@@ -72,7 +72,7 @@ def load_results(
             )
         with all_or_nothing(scene):
             for number, node in enumerate(nodes, start=1):
-                own = node.GetName() if len(nodes) > 1 else ""
+                own = node.GetName() if len(nodes) > 1 or kind == "Box" else ""  # a box is called as its class
                 node.SetName(scene.GenerateUniqueName(own or (name if len(nodes) == 1 else f"{name} {number}")))
                 stamp(node, provenance or {})
                 scene.AddNode(node)

@@ -75,11 +75,11 @@ def _picture(
     title: str,
     run: Run,
 ) -> Path | None:
-    """The first output that a picture can show, on or beside the first image, with the truth where there is one."""
+    """The first output that a picture can show, on or beside the first image, with the truth where there is one. A 2D
+    image is shown with boxes alone."""
     image = next((role for role in inputs if role.kind is Kind.IMAGE), None)
-    shown = next(
-        (role for role in outputs if role.kind in (Kind.MASK, Kind.IMAGE, Kind.POINTS) and not role.many), None
-    )
+    single = [role for role in outputs if role.kind in (Kind.MASK, Kind.IMAGE, Kind.POINTS) and not role.many]
+    shown = next((role for role in outputs if role in single or role.kind is Kind.BOX), None)
     if image is None or shown is None:
         return None
     files = {"image": row.files[image.name], "result": [str(results[shown.name])]}
@@ -93,8 +93,11 @@ def _picture(
     roles += [replace(shown, name="truth", optional=True), *(role for role in inputs if role.name == "planes")]
     case = prepare.load_case(files, tuple(replace(role, may_be_empty=True) for role in roles), run.log)
     path = folder / "picture.png"
-    if len(case.get("image", Image).shape) != 3 and shown.kind is not Kind.POINTS:
+    if shown.kind is not Kind.POINTS and (len(case.get("image", Image).shape) == 2) != (shown.kind is Kind.BOX):
         return None
+    if shown.kind is Kind.BOX:
+        pictures.boxes(case.get("image", Image), case.many("result"), case.many("truth"), path, title)
+        return path
     if shown.kind is Kind.MASK:
         pictures.overlay(case, path, title)
     elif shown.kind is Kind.POINTS:

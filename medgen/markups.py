@@ -34,7 +34,8 @@ _TYPES = {
 
 
 def read(path: Path, role: Role) -> list[Any]:
-    """The markups of a file that fit a role's kind; a ROI serves as a sphere of its half mean size too."""
+    """The markups of a file that fit a role's kind; a ROI serves as a sphere of its half mean size too. A
+    role that may be empty gets nothing from a file that holds nothing; any other refuses it."""
     content = files.read_bytes(path, MAX_BYTES)
     if path.suffix.lower() == ".fcsv":
         return [_read_fcsv(path, content, role)]
@@ -45,7 +46,7 @@ def read(path: Path, role: Role) -> list[Any]:
         raise UserError(
             f"{path} is not a readable Slicer markups file; save it again from Slicer as .mrk.json."
         ) from None
-    if not values:
+    if not values and (items or not (role.many and role.may_be_empty)):
         found = ", ".join(sorted({str(item["type"])[:40] for item in items})[:9]) or "nothing"
         raise UserError(
             f"{path} holds {found}, but role “{role.name}” needs a {role.kind.value.lower()}; choose another file."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen import io
-from medgen.case import Case, Image, Mask, Plane, Points
+from medgen.case import Box, Case, Image, Mask, Plane, Points
 from medgen.geometry import spacing_of
 
 VIEWS = (("Axial", 2), ("Coronal", 1), ("Sagittal", 0))
@@ -64,39 +65,57 @@ def marks(image: Image, found: Points, truth: Points | None, path: Path, title: 
         return np.asarray(positions @ to_index[:3, :3].T + to_index[:3, 3])
 
     sets = [(indices(found), "x", "#ff9a2e")] + ([(indices(truth), "+", "#3fdc6b")] if truth is not None else [])
+
+    def scatter(axes: Any, rest: list[int]) -> None:
+        for points, marker, colour in sets:
+            axes.scatter(points[:, rest[0]], points[:, rest[1]], s=60, marker=marker, c=colour, linewidths=1.4)
+
     if len(image.shape) == 2:
-        _write_flat(image, sets, path, title)
+        _write_flat(image, path, title, lambda axes: scatter(axes, [0, 1]))
         return
     every = np.concatenate([one for one, _, _ in sets])
     middle = every.mean(0) if len(every) else (np.array(image.shape) - 1) / 2
     centre = middle.round().astype(int).clip(0, np.array(image.shape) - 1)
 
-    def draw(axes: Any, cut: Cut, axis: int) -> None:
-        rest = [a for a in range(3) if a != axis]
-        for points, marker, colour in sets:
-            axes.scatter(points[:, rest[0]], points[:, rest[1]], s=60, marker=marker, c=colour, linewidths=1.4)
-
-    _write([("", image)], centre, path, title, draw)
+    _write([("", image)], centre, path, title, lambda axes, _, axis: scatter(axes, [a for a in range(3) if a != axis]))
 
 
-def _write_flat(image: Image, sets: list[tuple[NDArray[np.float64], str, str]], path: Path, title: str) -> None:
-    """A 2D image as its file lists it, first row on top, with sets of points (n, 3; pixels), marker and colour."""
+def boxes(image: Image, found: Sequence[Box], truth: Sequence[Box], path: Path, title: str) -> None:
+    """A 2D image with found boxes in orange with name and confidence, true ones in dashed green."""
+    to_index = np.linalg.inv(image.affine)
+
+    def draw(axes: Any) -> None:
+        for colour, style, some in (("#3fdc6b", "--", truth), ("#ff9a2e", "-", found)):
+            for box in some:
+                corners = box.centre + (np.array(list(itertools.product((-0.5, 0.5), repeat=3))) * box.size) @ box.axes.T
+                places = (corners @ to_index[:3, :3].T + to_index[:3, 3])[:, :2]
+                (x1, y1), (x2, y2) = places.min(0), places.max(0)
+                axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], style, color=colour, linewidth=2)
+                if style == "-":
+                    words = box.name if box.confidence is None else f"{box.name} {box.confidence:.2f}"
+                    axes.text(x1 + 2, y1 + 2, words, color="black", backgroundcolor=colour, fontsize=9, va="top")
+
+    _write_flat(image, path, title, draw)
+
+
+def _write_flat(image: Image, path: Path, title: str, draw: Callable[[Any], None]) -> None:
+    """A 2D image as its file lists it, first row on top; `draw` adds to it, in pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across, down = np.array(image.shape) * image.spacing
-    height = 9.0
-    figure = Figure(figsize=(max(5.0, height * across / down), height + 0.5), facecolor="black")
+    across, down = np.array(image.shape) * image.spacing[:2]
+    scale = min(_WIDTH / across, 9.0 / down)  # inches a mm
+    width, height = max(5.0, across * scale), down * scale
+    figure = Figure(figsize=(width, height + 0.5), facecolor="black")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, height / (height + 0.5)))
-    grey = image.data.mean(dim=0).numpy().T
-    low, high = np.percentile(grey, (0.5, 99.8))
-    axes.imshow(grey, cmap="gray", vmin=low, vmax=high, aspect=image.spacing[1] / image.spacing[0])
-    limits = axes.get_xlim(), axes.get_ylim()
-    for points, marker, colour in sets:
-        axes.scatter(points[:, 0], points[:, 1], s=60, marker=marker, c=colour, linewidths=1.4)
-    axes.set_xlim(limits[0])
-    axes.set_ylim(limits[1])
+    pixels = image.data.numpy().transpose(2, 1, 0)
+    low, high = (0.0, 255.0) if image.colour else np.percentile(pixels, (0.5, 99.8))
+    shown = ((pixels - low) / max(high - low, 1e-6)).clip(0, 1)
+    axes.imshow(np.broadcast_to(shown[..., :3], (*shown.shape[:2], 3)), aspect=image.spacing[1] / image.spacing[0])
+    draw(axes)
+    axes.set_xlim(-0.5, image.shape[0] - 0.5)
+    axes.set_ylim(image.shape[1] - 0.5, -0.5)
     axes.axis("off")
     figure.text(0.5, 1 - 0.25 / (height + 0.5), title, color="white", fontsize=10, ha="center", va="center", wrap=True)
     with io.written_whole(path) as partial:

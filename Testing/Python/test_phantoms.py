@@ -18,10 +18,11 @@ from medgen.phantoms import PHANTOMS, abdomen_ct, mitochondria, write
 from medgen.phantoms.cohort import splits, subject_seed
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {
+SMALL: dict[str, tuple[int, ...]] = {
     "abdomen-ct-drawn": (48, 40, 32),
     "abdomen-ct": (48, 40, 32),
     "hand-xray": (48, 60),
+    "cataract-frame": (64, 36),
     "head-mr-ct": (24, 28, 24),
     "inner-ear": (40, 40, 40),
     "mitochondria": (32, 32, 32),

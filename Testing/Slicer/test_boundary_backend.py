@@ -125,6 +125,7 @@ def test_what_the_backend_marks_comes_in_as_markups(scene: Any, tmp_path: Path) 
     np.testing.assert_allclose(found[Kind.PLANE][1].GetOriginWorld(), places[1], atol=TOLERANCE)
     np.testing.assert_allclose(found[Kind.PLANE][1].GetNormalWorld(), axes[:, 2], atol=1e-6)
     (box,) = found[Kind.BOX]
+    assert box.GetName() == "tumour"
     matrix = slicer.util.arrayFromVTKMatrix(box.GetObjectToWorldMatrix())
     np.testing.assert_allclose(matrix[:3, :3], axes, atol=1e-6)
     np.testing.assert_allclose(matrix[:3, 3], places[0], atol=TOLERANCE)
