@@ -178,7 +178,12 @@ class Targets:
 
 
 def _file_name(role: Role) -> str:
-    return role.name if role.many and role.kind is not Kind.BOX else role.name + io.ENDINGS[role.kind]
+    return role.name if _is_folder(role) else role.name + io.ENDINGS[role.kind]
+
+
+def _is_folder(role: Role) -> bool:
+    """Whether a role's values leave as files in a folder; boxes and spheres stand together in one file."""
+    return role.many and role.kind not in (Kind.BOX, Kind.SPHERE)
 
 
 def _stage(value: Any, role: Role, target: Path, staging: Path, record: dict[str, Any]) -> list[tuple[Path, Path]]:
@@ -193,7 +198,7 @@ def _stage(value: Any, role: Role, target: Path, staging: Path, record: dict[str
     if role.kind is Kind.COHORT:
         _write_cohort(value, staged, record)
         return [(staged, target)]
-    if role.many and role.kind is not Kind.BOX:
+    if _is_folder(role):
         for index, item in enumerate(value):
             io.write(item, role.kind, staged / f"{role.name}_{index + 1:03d}{io.ENDINGS[role.kind]}")
         _write_record(staged / "provenance.json", record)

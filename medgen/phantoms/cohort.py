@@ -15,7 +15,13 @@ import SimpleITK as sitk
 
 from medgen.errors import UserError
 
-ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", "Plane": ".mrk.json", "Points": ".mrk.json"}
+ENDINGS = {
+    "Image": ".nii.gz",
+    "Mask": ".seg.nrrd",
+    "Plane": ".mrk.json",
+    "Points": ".mrk.json",
+    "Line": ".mrk.json",
+}
 SPLITS = ("train", "validation", "test")
 
 
