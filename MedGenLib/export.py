@@ -41,7 +41,7 @@ NODE_CLASSES = {
     "Curve": ("vtkMRMLMarkupsCurveNode", "vtkMRMLMarkupsClosedCurveNode"),
     "Plane": ("vtkMRMLMarkupsPlaneNode",),
     "Box": ("vtkMRMLMarkupsROINode",),
-    "Sphere": ("vtkMRMLMarkupsROINode",),
+    "Sphere": ("vtkMRMLMarkupsROINode", "vtkMRMLMarkupsLineNode"),
     "Matrix": ("vtkMRMLTableNode",),
     "Table": ("vtkMRMLTableNode",),
 }
@@ -53,7 +53,7 @@ _NEEDED = {
     "Curve": _("an open or closed curve"),
     "Plane": _("a plane"),
     "Box": _("a ROI"),
-    "Sphere": _("a ROI"),
+    "Sphere": _("a ROI or a line"),
     "Matrix": _("a table"),
     "Table": _("a table"),
 }

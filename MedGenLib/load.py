@@ -59,11 +59,13 @@ def load_results(
     scene: Any = None,
     provenance: dict[str, Any] | None = None,
     at_most: int | None = None,
+    may_be_empty: bool = False,
 ) -> list[Any]:
-    """As `load_result`, for files that may hold several markups (planes, boxes): one new node for each, in order."""
+    """As `load_result`, for files that may hold several markups (planes, boxes): one new node for each, in order.
+    may_be_empty: a file of markups may hold none."""
     scene = slicer.mrmlScene if scene is None else scene
     with scratch_scene() as scratch:
-        nodes = read_nodes(Path(path), kind, scratch, reference)
+        nodes = read_nodes(Path(path), kind, scratch, reference, may_be_empty)
         if at_most is not None and len(nodes) > at_most:
             raise BoundaryError(
                 _("{path} holds {count} markups where one was expected; split the file.").format(
@@ -81,15 +83,16 @@ def load_results(
     return nodes
 
 
-def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None) -> list[Any]:
-    """The nodes of a file, in no scene and referring to none. `reference` gives a picture of its size its place."""
-    nodes = _read(path, kind, scratch, reference)
+def read_nodes(path: Path, kind: str, scratch: Any, reference: Any = None, may_be_empty: bool = False) -> list[Any]:
+    """The nodes of a file, in no scene and referring to none. `reference` gives a picture of its size its place.
+    may_be_empty: a file of markups may hold none."""
+    nodes = _read(path, kind, scratch, reference, may_be_empty)
     for node in nodes:
         _forget_references(node)
     return nodes
 
 
-def _read(path: Path, kind: str, scratch: Any, reference: Any) -> list[Any]:
+def _read(path: Path, kind: str, scratch: Any, reference: Any, may_be_empty: bool) -> list[Any]:
     if not path.is_file():
         raise BoundaryError(_("{path} does not exist; run the method again.").format(path=path))
     if kind == "Image":
@@ -97,7 +100,7 @@ def _read(path: Path, kind: str, scratch: Any, reference: Any) -> list[Any]:
     if kind == "Mask":
         return [segmentations.read(path, scratch)]
     if kind in _MARKUP_KINDS:
-        return markups.read(path, scratch)
+        return markups.read(path, scratch, may_be_empty)
     if kind in _TABLE_KINDS:
         return [tables.read_csv(path)]
     raise BoundaryError(_("A {kind} has no node in Slicer; it stays in {path}.").format(kind=kind.lower(), path=path))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import slicer
 import vtk
 
@@ -25,11 +26,20 @@ MARKUP_CLASSES = {
     "Plane": "vtkMRMLMarkupsPlaneNode",
     "ROI": "vtkMRMLMarkupsROINode",
 }
+_SHORTEST = 1e-3  # mm: of a line that stands for a sphere
 _FEWEST_POINTS = {"Points": 1, "Line": 2, "Curve": 2}
 
 
 def check(node: Any, kind: str, name: str) -> None:
-    """BoundaryError when a markup is not placed so far that it says something."""
+    """BoundaryError when a markup is not placed so far that it says something. A line may stand for a sphere."""
+    if kind == "Sphere" and node.IsA("vtkMRMLMarkupsLineNode"):
+        check(node, "Line", name)
+        ends = [np.array(node.GetNthControlPointPosition(number)) for number in range(2)]
+        if np.linalg.norm(ends[1] - ends[0]) < _SHORTEST:
+            raise BoundaryError(
+                _("Line “{name}” has no length; move its two points apart or choose another.").format(name=name)
+            )
+        return
     if kind in ("Box", "Sphere"):
         if node.GetNumberOfDefinedControlPoints() < 1 or min(node.GetSize()) <= 0:
             raise BoundaryError(
@@ -56,7 +66,8 @@ def in_world(node: Any, name: str, kind: str, placement: Placement, scratch: Any
     copy = copy_into(scratch, node)
     if not placement.is_identity:
         copy.ApplyTransform(placement.to_world)
-        if kind in ("Box", "Sphere", "Plane") and not _stays_right_angled(node, placement):
+        shaped = kind in ("Box", "Sphere", "Plane") and not node.IsA("vtkMRMLMarkupsLineNode")
+        if shaped and not _stays_right_angled(node, placement):
             log(
                 _("“{name}” is bent by its transform: the {kind} that Slicer shows in its place was taken.").format(
                     name=name, kind=kind.lower()
@@ -85,11 +96,12 @@ def _stays_right_angled(node: Any, placement: Placement) -> bool:
     return is_right_angled(placement.matrix @ from_vtk(own))
 
 
-def read(path: Path, scratch: Any) -> list[Any]:
+def read(path: Path, scratch: Any, may_be_empty: bool = False) -> list[Any]:
     """One node, in no scene, for each markup of a file, in order, named as in the file.
 
     Raises:
-        BoundaryError: the file is not a markups file, or holds a markup that Slicer does not know.
+        BoundaryError: the file is not a markups file, holds a markup that Slicer does not know, or holds none, unless
+            it `may_be_empty`.
     """
     refused = BoundaryError(_("{path} is not a readable Slicer markups file; run the method again.").format(path=path))
     try:
@@ -97,7 +109,7 @@ def read(path: Path, scratch: Any) -> list[Any]:
         classes = [MARKUP_CLASSES[item["type"]] for item in items]
     except (OSError, ValueError, KeyError, TypeError):
         raise refused from None
-    if not classes:
+    if not classes and not may_be_empty:
         raise refused
     nodes = []
     with tempfile.TemporaryDirectory() as folder:

@@ -299,10 +299,11 @@ class MedGenRun:
 
     def _load_role(self, path: Path, role: dict[str, Any], reference: Any) -> list[Any]:
         record = provenance.complete(provenance_at(path), self.context)
+        name, may_be_empty = self._node_name(role, reference), role["many"] and role["may_be_empty"]
         nodes: list[Any] = []
         for file in result_files(path, role):
             nodes += load_results(
-                file, role["kind"], self._node_name(role, reference), reference=reference, provenance=record
+                file, role["kind"], name, reference=reference, provenance=record, may_be_empty=may_be_empty
             )
         return nodes
 

@@ -23,6 +23,7 @@ from medgen.method import Kind, Role
 MAX_BYTES = 32 * 2**20
 FARTHEST_MM = 1e7  # from the origin
 _FLIP = np.array([-1.0, -1.0, 1.0])
+_SHORTEST = 1e-3  # mm: of a line that is the diameter of a sphere
 _TYPES = {
     "Fiducial": Kind.POINTS,
     "Line": Kind.LINE,
@@ -34,14 +35,14 @@ _TYPES = {
 
 
 def read(path: Path, role: Role) -> list[Any]:
-    """The markups of a file that fit a role's kind; a ROI serves as a sphere of its half mean size too. A
-    role that may be empty gets nothing from a file that holds nothing; any other refuses it."""
+    """The markups of a file that fit a role's kind. A sphere may be a ROI (its radius is half the mean size) or a line
+    (its diameter). A role that may be empty gets nothing from a file that holds nothing; any other refuses it."""
     content = files.read_bytes(path, MAX_BYTES)
     if path.suffix.lower() == ".fcsv":
         return [_read_fcsv(path, content, role)]
     try:
         items = files.parse_json(content.decode("utf-8-sig"))["markups"]
-        values = [_parse(item, role.kind) for item in items if _fits(item, role.kind)]
+        values = [_parse(item, role.kind, path) for item in items if _fits(item, role.kind)]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
         raise UserError(
             f"{path} is not a readable Slicer markups file; save it again from Slicer as .mrk.json."
@@ -84,12 +85,14 @@ def _read_fcsv(path: Path, content: bytes, role: Role) -> Points:
 
 def _fits(item: dict[str, Any], kind: Kind) -> bool:
     found = _TYPES.get(item["type"])
-    return found is kind or (kind is Kind.SPHERE and found is Kind.BOX)
+    return found is kind or (kind is Kind.SPHERE and found in (Kind.BOX, Kind.LINE))
 
 
-def _parse(item: dict[str, Any], kind: Kind) -> Any:
+def _parse(item: dict[str, Any], kind: Kind, path: Path) -> Any:
     flip = _FLIP if item.get("coordinateSystem", "LPS") in ("LPS", "0") else np.ones(3)
     name = str(item.get("name", ""))
+    if kind is Kind.SPHERE and item["type"] == "Line":
+        return _sphere_on(_parse(item, Kind.LINE, path), path)
     if kind in (Kind.PLANE, Kind.BOX, Kind.SPHERE):
         centre = np.array(item["center"], float).reshape(3) * flip
         axes = flip[:, None] * np.array(item["orientation"], float).reshape(3, 3)
@@ -133,6 +136,15 @@ def _check_axes(axes: np.ndarray) -> None:
     lengths = np.linalg.norm(axes, axis=0)
     if not (np.isfinite(axes).all() and (lengths > 1e-6).all() and abs(np.linalg.det(axes / lengths)) > 1e-6):
         raise ValueError("axes that span no space")
+
+def _sphere_on(line: Line, path: Path) -> Sphere:
+    """The sphere that has a line as its diameter."""
+    if len(line.positions) != 2 or not line.found.all():
+        raise UserError(f"Line “{line.name}” of {path} does not have its two points; place both, or remove it.")
+    radius = float(np.linalg.norm(line.positions[1] - line.positions[0])) / 2
+    if radius < _SHORTEST / 2:
+        raise UserError(f"Line “{line.name}” of {path} has no length; move its two points apart, or remove it.")
+    return Sphere(line.positions.mean(axis=0), radius, line.name)
 
 
 def _confidence(points: list[dict[str, Any]]) -> np.ndarray:

@@ -26,6 +26,7 @@ SMALL: dict[str, tuple[int, ...]] = {
     "head-mr-ct": (24, 28, 24),
     "inner-ear": (40, 40, 40),
     "mitochondria": (32, 32, 32),
+    "mr-angiogram": (40, 40, 40),
 }
 BODY_HU = {  # between which bounds the median of each structure lies
     "liver": (80, 150),
@@ -260,8 +261,8 @@ def test_a_cohort_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch
 def test_phantoms_are_made_with_numpy_and_simpleitk_alone() -> None:
     code = (
         "import sys\nfrom medgen.phantoms import PHANTOMS\n"
-        "for name, size in (('abdomen-ct', (16, 16, 16)), ('mitochondria', (16, 16, 16)), ('hand-xray', (32, 40))):\n"
-        "    PHANTOMS[name].make(0, size=size)\n"
+        "sizes = {'abdomen-ct': (16, 16, 16), 'mitochondria': (16, 16, 16), 'hand-xray': (32, 40), 'mr-angiogram': (40,) * 3}\n"
+        "for name, size in sizes.items():\n    PHANTOMS[name].make(0, size=size)\n"
         "unwanted = {'torch', 'scipy', 'monai', 'skimage', 'pydantic', 'matplotlib', 'vtk', 'slicer'}\n"
         "print(sorted(unwanted & {name.split('.')[0] for name in sys.modules}))\n"
     )

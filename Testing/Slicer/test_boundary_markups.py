@@ -13,6 +13,8 @@ import slicer.util
 import vtk
 from boundary_tools import LINEAR_PARENTS, TOLERANCE, bend, parent, rotation, scene_state, shear, translation
 
+from medgen import markups as backend_markups
+from medgen.method import Kind, Role
 from MedGenLib.errors import BoundaryError
 from MedGenLib.export import export_node
 from MedGenLib.load import load_result, load_results
@@ -309,3 +311,37 @@ def test_tables_go_out_and_back_with_every_digit(scene: Any, tmp_path: Path, kin
     assert [content.GetColumn(1).GetValue(n) for n in range(3)] == numbers
     with pytest.raises(BoundaryError, match="Numbers.*empty"):
         export_node(scene.AddNewNodeByClass("vtkMRMLTableNode", "Numbers"), tmp_path, "t", kind, log=pytest.fail)
+
+
+def a_line(scene: Any, ends: list[tuple[float, float, float]]) -> Any:
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "Sac")
+    for end in ends:
+        node.AddControlPoint(*end)
+    return node
+
+
+def test_a_line_goes_out_as_the_sphere_of_which_it_is_the_diameter(scene: Any, tmp_path: Path) -> None:
+    node = a_line(scene, [(1, 2, 3), (1, 2, 9)])
+    parent(node, np.diag([1.0, 1.0, 2.0, 1.0]))
+    path = export_node(node, tmp_path, "aneurysms", "Sphere", log=pytest.fail)
+    (sphere,) = backend_markups.read(path, Role("aneurysms", Kind.SPHERE, "", many=True))
+    np.testing.assert_allclose(sphere.centre, (1, 2, 12), atol=TOLERANCE)
+    assert sphere.radius == pytest.approx(6)
+
+
+def test_a_line_of_no_length_is_refused_by_name_where_it_stands_for_a_sphere(scene: Any, tmp_path: Path) -> None:
+    node = a_line(scene, [(1, 2, 3), (1, 2, 3)])
+    with pytest.raises(BoundaryError, match="Line “Sac” has no length"):
+        export_node(node, tmp_path / "run", "aneurysms", "Sphere", log=pytest.fail)
+    with pytest.raises(BoundaryError, match="“Sac” has 1 of at least 2 points"):
+        export_node(a_line(scene, [(1, 2, 3)]), tmp_path / "run", "aneurysms", "Sphere", log=pytest.fail)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_file_of_spheres_gives_no_node_where_that_is_a_result(scene: Any, tmp_path: Path) -> None:
+    backend_markups.write([], Kind.SPHERE, tmp_path / "aneurysms.mrk.json")
+    before = scene_state(scene)
+    assert load_results(tmp_path / "aneurysms.mrk.json", "Sphere", "found", may_be_empty=True) == []
+    with pytest.raises(BoundaryError, match="not a readable"):
+        load_results(tmp_path / "aneurysms.mrk.json", "Sphere", "found")
+    assert scene_state(scene) == before

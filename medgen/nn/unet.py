@@ -8,6 +8,9 @@ convolution). With one channel in and out and base width 64 that gives the paper
 3D U-Net form (`UNet.cicek`): three down-samplings, widths that double at the second convolution of a block
 (32-64, 64-128, ...), 2 x 2 x 2 transposed convolutions that keep the width. It differs from the publication in its
 padded convolutions, so that the output has the input's size.
+
+`UNet.ellis` is the 3D U-Net of D. G. Ellis's Keras code (3DUnetCNN, 2017): the same widths, nearest-neighbour
+up-sampling without a convolution of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+Up = Literal["nearest", "transposed", "repeat"]
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -41,10 +45,12 @@ def _block(dims: int, width_in: int, width_middle: int, width_out: int) -> nn.Se
 class _Up(nn.Module):
     """Twice the size, then joined to the encoder's output of that size."""
 
-    def __init__(self, dims: int, width_in: int, width_up: int, kind: Literal["nearest", "transposed"]) -> None:
+    def __init__(self, dims: int, width_in: int, width_up: int, kind: Up) -> None:
         super().__init__()
         if kind == "nearest":
             layers = [nn.Upsample(scale_factor=2, mode="nearest"), *_convolution(dims, width_in, width_up, 2)]
+        elif kind == "repeat":
+            layers = [nn.Upsample(scale_factor=2, mode="nearest")]
         else:
             layers = [_TRANSPOSED[dims](width_in, width_up, 2, stride=2)]
         self.layers = nn.Sequential(*layers)
@@ -61,7 +67,7 @@ class UNet(nn.Module):
         in_channels, out_channels: one output channel is the logit of one structure, several are for a softmax.
         base_width: channels of the first level (paper: 64).
         levels: number of down-samplings (paper: 4).
-        up: nearest + 2-wide convolution (multi-planar) or transposed convolution (3D U-Net).
+        up: nearest + 2-wide convolution (multi-planar), transposed convolution (3D U-Net), or nearest alone (repeat).
         widen: whether a block's first or second convolution doubles the width.
     """
 
@@ -72,7 +78,7 @@ class UNet(nn.Module):
         out_channels: int = 1,
         base_width: int = 64,
         levels: int = 4,
-        up: Literal["nearest", "transposed"] = "nearest",
+        up: Up = "nearest",
         widen: Literal["first", "second"] = "first",
     ) -> None:
         super().__init__()
@@ -95,6 +101,11 @@ class UNet(nn.Module):
     def cicek(cls, in_channels: int = 1, out_channels: int = 1, base_width: int = 64) -> UNet:
         """The 3D U-Net; `base_width` is what its first block gives out (publication: 64)."""
         return cls(3, in_channels, out_channels, base_width, levels=3, up="transposed", widen="second")
+
+    @classmethod
+    def ellis(cls, in_channels: int = 1, out_channels: int = 1, first_width: int = 32) -> UNet:
+        """Ellis's 3D U-Net of four levels; `first_width` is what its first convolution gives out (publication: 32)."""
+        return cls(3, in_channels, out_channels, 2 * first_width, levels=3, up="repeat", widen="second")
 
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.phantoms import abdomen_ct, cataract, drawn, hand_xray, head, inner_ear, mitochondria
+from medgen.phantoms import abdomen_ct, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram
 from medgen.phantoms.canvas import Segment
 from medgen.phantoms.cohort import write_cohort
 
@@ -37,7 +37,8 @@ def _phantom(module: Any) -> Phantom:
 
 
 PHANTOMS: dict[str, Phantom] = {
-    module.NAME: _phantom(module) for module in (abdomen_ct, cataract, drawn, hand_xray, head, inner_ear, mitochondria)
+    module.NAME: _phantom(module)
+    for module in (abdomen_ct, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram)
 }
 
 

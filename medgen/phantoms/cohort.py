@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from medgen.errors import UserError
 
-ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", **dict.fromkeys(("Box", "Plane", "Points"), ".mrk.json")}
+ENDINGS = {"Image": ".nii.gz", "Mask": ".seg.nrrd", **dict.fromkeys(("Box", "Line", "Plane", "Points"), ".mrk.json")}
 PICTURE = ".png"  # of an image with two axes
 SPLITS = ("train", "validation", "test")
 

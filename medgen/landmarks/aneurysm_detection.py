@@ -1,0 +1,578 @@
+"""Aneurysm detection: candidate aneurysms in a time-of-flight MR angiogram, learnt from two clicks each.
+
+Assis, Liao, Pierre, Anxionnat, Kerrien: An Efficient Data Strategy for the Detection of Brain Aneurysms from MRA with
+Deep Learning (2021).
+
+What is implemented of the paper:
+
+- annotation (section 2.1): an aneurysm is the sphere between two points, the middle of its neck and its dome;
+- network and training (2.2): Ellis's 3D U-Net with batch normalisation, volumes scaled to [0, 1], binary cross-entropy,
+  Adam with a constant step size, batches of 10, 100 epochs;
+- patches (2.3): 48^3 voxels of 0.4 mm; 50 duplicates of each aneurysm's patch, each distorted by its own 3 x 3 x 3
+  lattice and cubic splines; negative patches on the 100 brightest voxels and on 100 random ones between the 20th and
+  the 80th percentile, 20 mm from each other and from aneurysms; random turns and shifts;
+- prediction (2.2): patches that overlap by 8 voxels, of which the central 32^3 are put side by side;
+- measures (2.4): Dice and Cohen's kappa over the voxels of the validation patches, the confusion matrix of the patches,
+  the ADAM challenge's sensitivity and false positives a case (`medgen.metrics.froc`, with the FROC curve);
+- the ablations of table 1 are settings: `loss` (Model1: focal), `duplicates` (Model2: 5), `distortion` (Model3: 0),
+  `vessel_patches` and `tissue_patches` (Model4: 50 and 50).
+
+The paper's own code was never published. Where the text is silent:
+
+- knots move by U(-4, 4) mm along each axis; the spline is the natural one; turns are Euler angles of U(-180, 180)
+  degrees, shifts U(-10, 10) mm along each axis, drawn anew for each patch of each epoch, while a duplicate keeps its
+  lattice. A voxel is labelled by where it lies after all this, in or out of a sphere, not by an interpolated mask;
+- the brightest voxels are sought among the brightest 5 % of a volume (the paper says that vessels take up 3 to 5 %);
+  where fewer than 100 patches fit, there are fewer, and the log says how many;
+- the focal loss has Lin's gamma of 2 and alpha of 0.25. The last bias starts at the log-odds of a voxel to lie in an
+  aneurysm (Lin et al.), without which the first epochs learn that alone;
+- connected components (26 neighbours) are sought on the working grid, not after resampling to the image's own: their
+  middles and sizes in mm are the same to a fraction of a voxel. A finding's confidence is its highest probability, its
+  radius that of the sphere of its volume.
+
+Beyond the paper, for speed: windows may be larger than the patches, and those whose brightest voxel lies below a
+percentile of the volume may be skipped (`skip`). The model keeps the percentile that the dimmest aneurysm of its
+training reaches, and a run that skips above it says so.
+
+Several processes (docs/several-gpus.md) share the patches of an update out; batch normalisation sees each
+process's own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medgen import prepare
+from medgen.bundle import Model
+from medgen.case import Case, Image, Points
+from medgen.cohort import Collection
+from medgen.errors import UserError
+from medgen.geometry import WorkingGrid
+from medgen.jobs import Run
+from medgen.lattice import Lattice, displacement, draw_lattice
+from medgen.lesions import MarkedVolume, Windows, components, spaced
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window
+from medgen.metrics import froc
+from medgen.metrics.overlap import Confusion
+from medgen.nn.unet import UNet
+from medgen.pace import seconds_an_update
+from medgen.patches import Vector, grid_affine, working_grid
+from medgen.tiles import tiled
+from medgen.training import Randomness, Training
+
+_VESSELS = 95.0  # percentile above which a voxel may be the centre of a patch on a vessel
+_TISSUE = (20.0, 80.0)  # percentiles between which the other negative patches are centred
+_DRAWN = 200_000  # voxels at most from which the centres in tissue are taken
+_AT_ONCE = 2**17  # voxels of windows looked at together: small windows alone are slower, on a CPU too
+_GAMMA, _ALPHA = 2.0, 0.25  # of the focal loss
+
+
+def _paper(value: Any, description: str, unit: str | None = None, **more: Any) -> Any:
+    """A setting whose default is the paper's value. more: limits, and marks for `json_schema_extra`."""
+    marks = {key: more.pop(key) for key in ("memory",) if key in more}
+    extra = {"paper": value, **({"unit": unit} if unit else {}), **marks}
+    return Field(value, description=description, json_schema_extra=extra, **more)
+
+
+class TrainConfig(Config):
+    """How to train. Defaults are the paper's."""
+
+    voxel: float = _paper(0.4, "Voxel worked at", "mm", ge=0.1, le=2)
+    # Under 24 the deepest level would have less than a kernel of 3.
+    patch: int = _paper(48, "Side of a patch", "voxel", ge=24, le=128, multiple_of=8, **lowers_memory())
+    width: int = _paper(32, "Channels that the network's first convolution gives out", ge=2, le=64, **lowers_memory())
+    duplicates: int = _paper(50, "Patches made of each aneurysm", ge=1, le=1000)
+    distortion: float = _paper(
+        4.0, "How far a lattice's knot moves along each axis; 0: no distortion", "mm", ge=0, le=20
+    )
+    vessel_patches: int = _paper(100, "Patches of a volume centred on its brightest voxels", ge=1, le=10_000)
+    tissue_patches: int = _paper(
+        100, "Patches of a volume centred between the 20th and 80th percentiles", ge=1, le=10_000
+    )
+    apart: float = _paper(20.0, "Least distance of a negative patch's centre from any other", "mm", ge=0, le=200)
+    rotation: float = _paper(180.0, "Largest turn about each axis", "degree", ge=0, le=180)
+    shift: float = _paper(10.0, "Largest shift along each axis", "mm", ge=0, le=50)
+    loss: Literal["cross-entropy", "focal"] = _paper(
+        "cross-entropy", "Binary cross-entropy, or the focal loss of Lin et al."
+    )
+    epochs: int = _paper(100, "How often every patch is seen", ge=1, le=100_000)
+    updates: int = Field(0, ge=0, le=10_000_000, description="Gradient updates; 0: as many as the epochs take")
+    batch_size: int = _paper(10, "Patches an update", ge=1, le=1000, **lowers_memory())
+    learning_rate: float = _paper(1e-4, "Adam's step size", gt=0, le=0.1)
+    schedule: Literal["constant", "cosine"] = _paper("constant", "Step size over the training")
+    validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation patches")
+
+
+class ApplyConfig(Config):
+    """How to look for aneurysms."""
+
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="Probability from which a voxel belongs to a candidate; lower finds more"
+    )
+    window: int = Field(
+        0,
+        ge=0,
+        le=256,
+        multiple_of=8,
+        description="Side of what is looked at at once; 0: a training patch",
+        json_schema_extra={"unit": "voxel", **memory_window(24, 8, "patch")},
+    )
+    margin: int = _paper(8, "Border of each window that does not count", "voxel", ge=0, le=64)
+    skip: float = _paper(
+        0.0, "Windows all darker than this percentile of the volume are skipped; 0: none", ge=0, le=100
+    )
+
+
+# --- patches
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch to learn from: which volume, its middle (3,) RAS mm, its distortion."""
+
+    volume: int
+    centre: Vector
+    lattice: Lattice | None = None
+
+
+def choose_patches(
+    angiogram: MarkedVolume, number: int, config: TrainConfig, generator: np.random.Generator
+) -> list[Patch]:
+    """The patches of volume `number` (section 2.3): duplicates of each aneurysm's, then those on vessels, in tissue."""
+    centres = [sphere.centre for sphere in angiogram.lesions]
+    chosen = [
+        Patch(number, centre, draw_lattice(config.distortion, generator) if config.distortion else None)
+        for centre in centres
+        for _ in range(config.duplicates)
+    ]
+    low, high, bright = angiogram.percentiles(*_TISSUE, _VESSELS)
+    vessels = torch.nonzero(angiogram.data >= bright)
+    order = torch.argsort(angiogram.data[tuple(vessels.T)].float(), descending=True, stable=True)
+    tissue = torch.nonzero((angiogram.data >= low) & (angiogram.data <= high))
+    drawn = generator.choice(len(tissue), min(_DRAWN, len(tissue)), replace=False)
+    for voxels, count in ((vessels[order], config.vessel_patches), (tissue[drawn], config.tissue_patches)):
+        places = voxels.double().numpy() @ angiogram.affine[:3, :3].T + angiogram.affine[:3, 3]
+        found = spaced(places, count, config.apart, centres)
+        chosen += [Patch(number, place) for place in found]
+        centres += found
+    return chosen
+
+
+def places_in(patch: Patch, config: TrainConfig, turn: Vector | None = None, shift: Vector | None = None) -> Vector:
+    """(side, side, side, 3) RAS mm of a patch's voxels: distorted, then turned (3, 3) and shifted (3,) mm."""
+    line = (np.arange(config.patch) - (config.patch - 1) / 2) * config.voxel
+    offsets = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1)
+    if patch.lattice is not None:
+        offsets += displacement(patch.lattice, config.patch)
+    offsets = offsets if turn is None else offsets @ turn.T
+    return offsets + patch.centre + (0.0 if shift is None else shift)
+
+
+# --- network and losses
+
+
+def build_network(config: TrainConfig, share: float = 0.5) -> UNet:
+    """(N, 1, i, j, k), sides multiples of 8 -> logits. share: of voxels in aneurysms, where the last bias starts."""
+    network = UNet.ellis(first_width=config.width)
+    assert network.head.bias is not None
+    nn.init.constant_(network.head.bias, math.log(share / (1 - share)))
+    return network
+
+
+def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Lin et al. (2017): mean of -alpha_t (1 - p_t)^2 log p_t, alpha 0.25 for aneurysms and 0.75 for the rest."""
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    right = torch.exp(-entropy)
+    weight = _ALPHA * target + (1 - _ALPHA) * (1 - target)
+    return (weight * (1 - right) ** _GAMMA * entropy).mean()
+
+
+# --- training
+
+
+class Fit:
+    """One training: network, optimiser and random state as parts of the engine. validation: looked at, not learnt."""
+
+    def __init__(
+        self, volumes: Sequence[MarkedVolume], validation: Sequence[MarkedVolume], config: TrainConfig, run: Run
+    ) -> None:
+        self.volumes, self.validation, self.config, self.run = volumes, validation, config, run
+        self.patches = self._chosen(volumes, config, 0)
+        spheres = [sphere for volume in volumes for sphere in volume.lesions]
+        filled = config.duplicates * sum(4 / 3 * math.pi * sphere.radius**3 for sphere in spheres)
+        share = filled / (len(self.patches) * (config.patch * config.voxel) ** 3)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            network = build_network(config, min(max(share, 1e-5), 0.5))
+        self.network = network.to(run.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.random = Randomness(run.seed)
+        self.training = Training(run, {"unet": self.network, "adam": self.adam, "random": self.random})
+        self.updates = config.updates or math.ceil(config.epochs * len(self.patches) / config.batch_size)
+        self.criterion = focal_loss if config.loss == "focal" else F.binary_cross_entropy_with_logits
+        self.voxelwise, self.patchwise = Confusion(), Confusion()
+
+    def _chosen(self, volumes: Sequence[MarkedVolume], config: TrainConfig, stream: int) -> list[Patch]:
+        generators = [np.random.default_rng([self.run.seed, stream, number]) for number in range(len(volumes))]
+        return [
+            patch
+            for number, volume in enumerate(volumes)
+            for patch in choose_patches(volume, number, config, generators[number])
+        ]
+
+    def fit(self) -> None:
+        """Learn; look at the validation patches now and then and at the end."""
+        plain = self.config.model_copy(update={"duplicates": 1, "distortion": 0.0})
+        shown = self._chosen(self.validation, plain, 1)
+        for step in self.training.stage("train", self.updates):
+            loss = self._update(step)
+            if step % 10 == 0:
+                self.run.metric("loss", loss, step)
+            if shown and (step + 1) % self.config.validate_every == 0 and step + 1 < self.updates:
+                self._look(shown, step + 1)
+        if shown:  # a resumed run that was already done comes through here too
+            self._look(shown, self.updates)
+
+    def _update(self, step: int) -> float:
+        """One gradient update; its loss."""
+        self.network.train()
+        if self.config.schedule == "cosine":
+            for group in self.adam.param_groups:
+                share = 0.505 + 0.495 * math.cos(math.pi * step / self.updates)
+                group["lr"] = self.config.learning_rate * share
+        samples = self.training.batch(self.config.batch_size, lambda count: self._draw(step, count))
+        images, labels = (self._on_device(torch.stack(part)) for part in zip(*samples, strict=True))
+        with self.training.autocast():
+            loss = self.criterion(self.network(images).float(), labels)
+        return self.training.step(loss, self.adam)
+
+    def _draw(self, step: int, count: int) -> list[Callable[[], tuple[Tensor, Tensor]]]:
+        """Samples of an update: the next patches of this epoch's order, each turned and shifted at random."""
+        from scipy.spatial.transform import Rotation
+
+        samples: list[Callable[[], tuple[Tensor, Tensor]]] = []
+        for place in range(step * count, (step + 1) * count):
+            epoch, number = divmod(place, len(self.patches))
+            patch = self.patches[self._order(epoch)[number]]
+            angles = self.random.numpy.uniform(-1, 1, 3) * self.config.rotation
+            turn = np.asarray(Rotation.from_euler("xyz", angles, degrees=True).as_matrix())
+            shift = self.random.numpy.uniform(-1, 1, 3) * self.config.shift
+            samples.append(partial(self._sample, self.volumes, patch, turn, shift))
+        return samples
+
+    @lru_cache(maxsize=2)  # noqa: B019 - as long-lived as the training
+    def _order(self, epoch: int) -> list[int]:
+        """The order in which an epoch sees the patches; the same for a resumed run."""
+        return np.random.default_rng([self.run.seed, 2, epoch]).permutation(len(self.patches)).tolist()
+
+    def _sample(
+        self, volumes: Sequence[MarkedVolume], patch: Patch, turn: Vector | None = None, shift: Vector | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(1, side, side, side) intensities, and 1 in aneurysms."""
+        places = places_in(patch, self.config, turn, shift)
+        volume = volumes[patch.volume]
+        return volume.look(places)[None], volume.inside(places)[None].float()
+
+    def _on_device(self, patches: Tensor) -> Tensor:
+        return patches.to(self.run.device).contiguous(memory_format=torch.channels_last_3d)
+
+    def _look(self, shown: list[Patch], step: int) -> None:
+        """Dice and kappa of the voxels, and the confusion matrix of the patches (table 1)."""
+        counts = self.training.alone(lambda: self._counts(shown))
+        self.voxelwise, self.patchwise = Confusion(*counts[:4]), Confusion(*counts[4:])
+        self.run.metric("validation_kappa", self.voxelwise.kappa, step)
+        self.run.metric("validation_dice", self.voxelwise.dice, step)
+
+    def _counts(self, shown: list[Patch]) -> list[int]:
+        self.network.eval()
+        voxels, patches = Confusion(), Confusion()
+        for start in range(0, len(shown), self.config.batch_size):
+            pairs = [self._sample(self.validation, patch) for patch in shown[start : start + self.config.batch_size]]
+            images, labels = (torch.stack(part) for part in zip(*pairs, strict=True))
+            with torch.inference_mode(), self.training.autocast():
+                found = self.network(self._on_device(images)).cpu() > 0
+            voxels += Confusion.of(found, labels > 0)
+            patches += Confusion.of(found.flatten(1).any(dim=1), (labels > 0).flatten(1).any(dim=1))
+        return [voxels.tp, voxels.fp, voxels.fn, voxels.tn, patches.tp, patches.fp, patches.fn, patches.tn]
+
+
+# --- prediction
+
+
+def probability(
+    network: nn.Module, angiogram: MarkedVolume, grid: WorkingGrid, side: int, config: ApplyConfig, run: Run
+) -> tuple[Tensor, int, int]:
+    """Probabilities (i, j, k) of the working grid, and how many windows were skipped of how many.
+
+    Each window of `side` voxels gives its middle alone (section 2.2); what is skipped has probability 0.
+    """
+    network.to(run.device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    core, margin = side - 2 * config.margin, config.margin
+    inner = slice(margin, margin + core)
+    level = angiogram.percentiles(config.skip)[0] if config.skip else -1.0
+    skipped: list[None] = []
+
+    def middle(windows: Tensor) -> Tensor:
+        with run.autocast():
+            logits = network(windows.contiguous(memory_format=torch.channels_last_3d)).float()
+        return torch.sigmoid(logits)[:, :, inner, inner, inner]
+
+    def dark(window: Tensor) -> bool:
+        is_dark = bool(window[:, inner, inner, inner].max() < level)
+        skipped.extend([None] * is_dark)
+        return is_dark
+
+    found = tiled(
+        middle,
+        Windows(angiogram, grid, core, margin),
+        window=(core, core, core),
+        overlap=0.0,
+        skip=dark,
+        batch=max(1, _AT_ONCE // side**3),
+        device=run.device,
+        progress=lambda done, total: run.progress(done, total, "apply"),
+    )
+    i, j, k = grid.shape
+    return found[0, :i, :j, :k], len(skipped), _windows(grid, core)
+
+
+def _windows(grid: WorkingGrid, core: int) -> int:
+    return math.prod(math.ceil(size / core) for size in grid.shape)
+
+
+# --- the method
+
+_IMAGE = Role("image", Kind.IMAGE, "The angiogram, time-of-flight MR", modality="MR", reference=True)
+_MARKED = Role(
+    "aneurysms",
+    Kind.SPHERE,
+    "The aneurysms, each a line from the middle of its neck to its dome; none: a volume free of them",
+    many=True,
+    optional=True,
+    may_be_empty=True,
+)
+_POINTS = Role("points", Kind.POINTS, "The middles of the candidates, surest first", may_be_empty=True)
+_FOUND = Role("aneurysms", Kind.SPHERE, "The candidates as spheres", many=True, may_be_empty=True)
+
+_QUICK: dict[str, Any] = {"learning_rate": 2e-3, "schedule": "cosine", "apart": 10.0, "shift": 6.0}
+_FEW = {"vessel_patches": 20, "tissue_patches": 10}
+_SMOKE = {**_FEW, "voxel": 1.0, "patch": 24, "width": 4, "updates": 40, "batch_size": 4}
+_DEMO = {"voxel": 0.8, "patch": 24, "width": 8, "updates": 400, "batch_size": 8, "validate_every": 100}
+
+
+class AneurysmDetection(Method):
+    """See the module's docstring."""
+
+    slug = "aneurysm-detection"
+    title = "Find aneurysms in MR angiograms"
+    sentence = "Mark aneurysms with two clicks each in some angiograms, and get candidates in others."
+    citation = (
+        "Assis, Liao, Pierre, Anxionnat, Kerrien. An Efficient Data Strategy for the Detection of Brain Aneurysms from "
+        "MRA with Deep Learning. Deep Generative Models, and Data Augmentation, Labelling, and Imperfections (MICCAI "
+        "workshops), 2021"
+    )
+    url = "https://doi.org/10.1007/978-3-030-88210-5_22"
+    module = "MedGenLandmarks"
+    group = "Points"
+    needs = "A few dozen time-of-flight MR angiograms with every aneurysm marked by a line from its neck to its dome."
+    limits = "Aneurysms under 2 mm are often missed, and small arteries that leave large ones are taken for aneurysms."
+    phantoms = ("mr-angiogram",)
+    demo_cases = 10
+    operations = (
+        Operation(
+            "train",
+            "Train",
+            "Learn from angiograms with marked aneurysms.",
+            TrainConfig,
+            scope="collection",
+            pools=(Pool("cases", (_IMAGE, _MARKED)),),
+            outputs=(Role("model", Kind.MODEL, "The trained model"),),
+            tiers={"smoke": {**_QUICK, **_SMOKE}, "demo": {**_QUICK, **_DEMO}, "paper": {}},
+        ),
+        Operation(
+            "apply",
+            "Apply",
+            "Find candidate aneurysms in an angiogram.",
+            ApplyConfig,
+            inputs=(_IMAGE,),
+            outputs=(_POINTS, _FOUND),
+            needs_model=True,
+            tiers={
+                "smoke": {"window": 32, "margin": 4},
+                "demo": {"window": 32, "margin": 4, "skip": 95.0},
+                "paper": {},
+            },
+        ),
+    )
+
+    def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
+        """A cohort's rows (those of the test split left out) -> a model; rows for validation are measured only."""
+        rows = [row for row in collection.rows() if row.split != "test" and row.labelled]
+        cases = []
+        for number, row in enumerate(rows):
+            run.progress(number, len(rows), "prepare")
+            cases.append(prepare.load_row(row, (_IMAGE, _MARKED), run.log))
+        return Case({"model": self.fit(cases, [row.split == "validation" for row in rows], config, run)})
+
+    def fit(self, cases: Sequence[Case], validation: Sequence[bool], config: TrainConfig, run: Run) -> Model:
+        """Train on cases in memory (`image`, `aneurysms`); `validation` says which are measured, not learnt from.
+
+        Raises UserError where there is nothing to learn from or an aneurysm lies outside its image.
+        """
+        began = time.monotonic()
+        check(cases, validation)
+        volumes = [volume_of(case, config.voxel) for case in cases]
+        learnt, held = ([v for v, h in zip(volumes, validation, strict=True) if h is held] for held in (False, True))
+        fit = Fit(learnt, held, config, run)
+        marked = config.duplicates * sum(len(volume.lesions) for volume in learnt)
+        free = sum(not volume.lesions for volume in learnt)
+        if free:
+            run.log(f"{free} of {len(learnt)} volumes have no marked aneurysm and count as free of them.")
+        run.log(f"Patches: {marked} of aneurysms, {len(fit.patches) - marked} of vessels and tissue.")
+        fit.fit()
+        dimmest = min(volume.brightness(sphere) for volume in volumes for sphere in volume.lesions)
+        facts = {
+            "cases": len(learnt),
+            "aneurysms": marked // config.duplicates,
+            "patches": len(fit.patches),
+            "validation kappa": round(fit.voxelwise.kappa, 4) if held else "not measured",
+            "validation Dice": round(fit.voxelwise.dice, 4) if held else "not measured",
+            "validation patches TP, FP, FN, TN": _words(fit.patchwise) if held else "not measured",
+            "dimmest aneurysm's percentile": round(dimmest, 2),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        settings = {"dimmest": dimmest}
+        return Model(self.slug, {"unet": fit.network.state_dict()}, config.model_dump(mode="json"), settings, facts)
+
+    def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
+        """An angiogram -> candidates as points and as spheres; none is a valid result."""
+        assert model is not None
+        trained = TrainConfig(**model.config)
+        _check_image(case)
+        side = window_side(config, trained)
+        network = build_network(trained)
+        network.load_state_dict(model.networks["unet"])
+        image = case.get("image", Image)
+        grid = working_grid(image, trained.voxel)
+        angiogram = MarkedVolume.of(image, [], trained.voxel)
+        found, skipped, windows = probability(network, angiogram, grid, side, config, run)
+        points, spheres = components(found, grid_affine(grid, image.affine), config.threshold, "aneurysm")
+        run.log(f"Candidates: {len(spheres)}. Windows skipped as too dark: {skipped} of {windows}.")
+        if config.skip > model.settings["dimmest"]:
+            run.log(
+                f"An aneurysm of the training is dimmer than “skip” ({config.skip:g}): one like it may lie in a window "
+                f"that was skipped; lower it to {math.floor(model.settings['dimmest'])} to look there."
+            )
+        return Case({"points": points, "aneurysms": spheres})
+
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        """The ADAM challenge's counts of one case, and its sensitivity where it has aneurysms."""
+        if "aneurysms" not in reference:
+            raise UserError("There are no reference aneurysms to compare with; give lines or ROIs as “aneurysms”.")
+        centres = result.get("points", Points).positions
+        counts = froc.adam_counts(froc.inside_spheres(centres, reference.many("aneurysms")))
+        found = {"false positives": float(counts.fp), "missed": float(counts.fn)}
+        return found if math.isnan(counts.sensitivity) else {"sensitivity": counts.sensitivity, **found}
+
+    def estimate(
+        self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
+    ) -> Estimate:
+        """Measured on this device: an update of the real network, scaled to the voxels that will be looked at."""
+        if isinstance(config, ApplyConfig):
+            return _estimate_apply(cases, config, run, model)
+        assert isinstance(config, TrainConfig)
+        check(cases, [case.row.get("split") == "validation" for case in cases])
+        marked = sum(len(case.many("aneurysms")) for case in cases)
+        patches = config.duplicates * marked + (config.vessel_patches + config.tissue_patches) * len(cases)
+        updates = config.updates or math.ceil(config.epochs * patches / config.batch_size)
+        looks = 1 + updates // config.validate_every
+        shown = looks * sum(case.row.get("split") == "validation" for case in cases)
+        each = config.vessel_patches + config.tissue_patches
+        voxels = (updates * config.batch_size + shown * each / 3) * config.patch**3
+        seconds = 3 + voxels * (_seconds_a_voxel(config, run) + 2e-7) + 3e-7 * sum(case.voxels() for case in cases)
+        memory = 2**29 + 2 * sum(case.voxels() for case in cases) + 12 * max(case.voxels() for case in cases)
+        memory += 120 * config.batch_size * config.patch**3 * config.width
+        return Estimate(seconds, memory, 2**20 + 160_000 * config.width**2)
+
+
+def _estimate_apply(cases: list[Case], config: ApplyConfig, run: Run, model: Model | None) -> Estimate:
+    for case in cases:
+        _check_image(case)
+    if model is None:
+        return Estimate(60.0 * len(cases), 2**31, 2**16)
+    trained = TrainConfig(**model.config)
+    side = window_side(config, trained)
+    grids = [working_grid(case.get("image", Image), trained.voxel) for case in cases]
+    looked = sum(_windows(grid, side - 2 * config.margin) for grid in grids) * side**3
+    largest = max((math.prod(grid.shape) for grid in grids), default=1)
+    memory = 2**29 + 9 * largest + 14 * max((case.voxels() for case in cases), default=1)
+    notes = ("Dark windows are skipped, so that it may take less.",) if config.skip else ()
+    seconds = 3 + looked * (_seconds_a_voxel(trained, run) / 3 + 1e-7)
+    return Estimate(seconds, memory + 120 * max(_AT_ONCE, side**3) * trained.width, 2**16 * len(cases), notes=notes)
+
+
+def _seconds_a_voxel(config: TrainConfig, run: Run) -> float:
+    """Of an update."""
+    side = min(config.patch, 32)
+    return seconds_an_update(build_network(config), (2, 1, side, side, side), run, 2) / (2 * side**3)
+
+
+def window_side(config: ApplyConfig, trained: TrainConfig) -> int:
+    """Side of a window, voxels; UserError where its margins leave nothing of it."""
+    side = config.window or trained.patch
+    if side <= 2 * config.margin:
+        raise UserError(
+            f"Setting “margin” = {config.margin} leaves nothing of a window of {side} voxels; lower it or "
+            "raise “window”."
+        )
+    return side
+
+
+def check(cases: Sequence[Case], validation: Sequence[bool]) -> None:
+    """UserError for whatever a training would refuse."""
+    learnt = [case for case, held in zip(cases, validation, strict=True) if not held]
+    if not learnt:
+        raise UserError("Every case of the cohort is for validation or test; give some the split “train”.")
+    for case in cases:
+        _check_image(case)
+        image = case.get("image", Image)
+        for sphere in case.many("aneurysms"):
+            index = np.linalg.solve(image.affine, np.append(sphere.centre, 1.0))[:3]
+            if ((index < -0.5) | (index > np.array(image.shape) - 0.5)).any():
+                raise UserError(
+                    f"Aneurysm “{sphere.name or 'without a name'}” lies outside “{image.name or 'its image'}”; mark it "
+                    "in that image, or remove its line."
+                )
+    if not any(case.many("aneurysms") for case in learnt):
+        raise UserError(
+            "No aneurysm is marked in any case to learn from; mark each with a line from its neck to its dome."
+        )
+
+
+def _check_image(case: Case) -> None:
+    image = case.get("image", Image)
+    if image.data.shape[0] != 1:
+        raise UserError(
+            f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but an angiogram has one; choose or "
+            "extract one channel."
+        )
+
+
+def volume_of(case: Case, voxel: float) -> MarkedVolume:
+    """The angiogram of a case with its aneurysms, for samples at `voxel` mm."""
+    return MarkedVolume.of(case.get("image", Image), case.many("aneurysms"), voxel)
+
+
+def _words(counts: Confusion) -> str:
+    return f"{counts.tp}, {counts.fp}, {counts.fn}, {counts.tn}"

@@ -1,0 +1,132 @@
+"""Volumes in which lesions are marked as spheres: samples of them anywhere, places that keep their distance, windows
+on a working grid, and the connected components of a map of probabilities as candidates. All positions are RAS mm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medgen.case import Affine, Image, Points, Sphere
+from medgen.geometry import WorkingGrid, sample_linear
+from medgen.patches import Vector, antialiased, grid_affine
+from medgen.tiles import Index
+
+_COUNTED = 2_000_000  # voxels at most that percentiles are taken over
+
+
+@dataclass
+class MarkedVolume:
+    """A volume to take samples of. data: (i, j, k) float16 in [0, 1] on its own grid; lesions: spheres, RAS mm."""
+
+    data: Tensor
+    affine: Affine
+    lesions: list[Sphere] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, image: Image, lesions: list[Sphere], voxel: float) -> MarkedVolume:
+        """Its intensities scaled by their lowest and highest, and smoothed for a coarser `voxel` (mm)."""
+        values = image.data[0].float()
+        low, high = values.min(), values.max()
+        scaled = antialiased((values - low) / (high - low), image.spacing, voxel)
+        return cls(scaled.half(), image.affine, lesions)
+
+    def look(self, places: Vector) -> Tensor:
+        """Intensities (…) float32 at places (…, 3) RAS mm, linear between voxels; 0 outside the volume."""
+        index = (places - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+        shape = np.array(self.data.shape)
+        lowest, highest = (reduce(index, axis=tuple(range(index.ndim - 1))) for reduce in (np.min, np.max))
+        first = np.clip(np.floor(lowest).astype(int), 0, shape - 1)
+        last = np.clip(np.ceil(highest).astype(int) + 1, first + 1, shape)
+        near = self.data[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))].float()
+        return sample_linear(near[None], torch.from_numpy(index - first), 0.0)[0]
+
+    def inside(self, places: Vector) -> Tensor:
+        """(…) bool: which places (…, 3) RAS mm lie in a lesion."""
+        found = np.zeros(places.shape[:-1], dtype=bool)
+        for sphere in self.lesions:
+            found |= np.square(places - sphere.centre).sum(axis=-1) <= sphere.radius**2
+        return torch.from_numpy(found)
+
+    def percentiles(self, *shares: float) -> list[float]:
+        """Intensities below which so many per cent of the voxels lie."""
+        return [float(value) for value in np.percentile(self._some(), shares)]
+
+    def brightness(self, sphere: Sphere) -> float:
+        """Per cent of the volume that is no brighter than the brightest voxel of a sphere."""
+        steps = np.linspace(-sphere.radius, sphere.radius, 9)
+        offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+        within = offsets[np.square(offsets).sum(axis=1) <= sphere.radius**2 + 1e-9]
+        return float(100 * np.mean(self._some() <= float(self.look(within + sphere.centre).max())))
+
+    def _some(self) -> NDArray[np.float32]:
+        """Every n-th voxel."""
+        return self.data.flatten()[:: max(1, self.data.numel() // _COUNTED)].float().numpy()
+
+
+def spaced(places: Vector, count: int, apart: float, taken: Sequence[Vector]) -> list[Vector]:
+    """The first `count` of places (n, 3), or as many as there are, each `apart` or more from all `taken` ones and from
+    those before it."""
+    left = places
+    for place in taken:
+        left = left[np.square(left - place).sum(axis=1) >= apart**2]
+    found: list[Vector] = []
+    while len(found) < count and len(left):
+        found.append(left[0])
+        left = left[1:][np.square(left[1:] - left[0]).sum(axis=1) >= apart**2]
+    return found
+
+
+@dataclass
+class Windows:
+    """A volume read window by window on its working grid, with `margin` voxels more on each side.
+
+    core: what the windows give, voxels along each axis. The grid ends with whole ones, so that none overlap.
+    """
+
+    source: MarkedVolume
+    grid: WorkingGrid
+    core: int
+    margin: int
+
+    @property
+    def shape(self) -> Index:
+        """Voxels of the working grid, and those beyond it that fill the last windows."""
+        i, j, k = (math.ceil(size / self.core) * self.core for size in self.grid.shape)
+        return i, j, k
+
+    def __call__(self, start: Index, window: Index) -> Tensor:
+        """(1, window + twice the margin along each axis) from voxel `start` less the margin on."""
+        axes = [
+            np.arange(first - self.margin, first + size + self.margin)
+            for first, size in zip(start, window, strict=True)
+        ]
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        affine = grid_affine(self.grid, self.source.affine)
+        return self.source.look(index @ affine[:3, :3].T + affine[:3, 3])[None]
+
+
+def components(found: Tensor, affine: Affine, threshold: float, name: str) -> tuple[Points, list[Sphere]]:
+    """Connected components of the voxels at or above a threshold, surest first: centres of gravity with the highest
+    probability as confidence, and spheres of their volumes, called `name` 1, 2, …"""
+    from scipy import ndimage
+
+    above = (found >= threshold).numpy()
+    labels, count = ndimage.label(above, np.ones((3, 3, 3)))
+    index = np.argwhere(above)
+    of = labels[above] - 1
+    sizes = np.bincount(of, minlength=count)
+    middles = [np.bincount(of, index[:, axis], count) / np.maximum(sizes, 1) for axis in range(3)]
+    centres = np.stack(middles, axis=1) @ affine[:3, :3].T + affine[:3, 3]
+    surest = np.zeros(count)
+    np.maximum.at(surest, of, found[torch.from_numpy(above)].double().numpy())
+    radii = np.cbrt(sizes * abs(np.linalg.det(affine[:3, :3])) * 3 / (4 * np.pi))
+    order = np.argsort(-surest, kind="stable")
+    names = [f"{name} {number + 1}" for number in range(count)]
+    spheres = [Sphere(centres[n], float(radii[n]), name) for n, name in zip(order, names, strict=True)]
+    return Points(centres[order], names, surest[order], f"{name}s"), spheres
