@@ -31,6 +31,9 @@ def cluster(args: argparse.Namespace) -> Any:
         memory=args.memory,
         python=sys.executable,
         interface=args.interface,
+        # A nanny would have every block of memory given back at once, which slows torch down; adapt() below replaces
+        # whole jobs.
+        nanny=False,
         job_script_prologue=[f"export OMP_NUM_THREADS={args.threads} MKL_NUM_THREADS={args.threads}"],
         job_extra_directives=["--gres=gpu:1"] if args.gpu else [],
         # A worker ends in time for another to take its place before SLURM kills it.

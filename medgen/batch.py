@@ -173,7 +173,9 @@ class Batch:
             rows = cohort.read_cases(self.cohort, Pool("cases", operation.columns()))
         if not rows:
             raise UserError(f"{self.cohort} has no rows; add a line for each case.")
-        names = ledger.case_names([_called(row, self.patient_names) for row in rows], [_mark(row) for row in rows])
+        marks = [_mark(row, self.cohort) for row in rows]
+        called = [_called(row, mark, self.patient_names) for row, mark in zip(rows, marks, strict=True)]
+        names = ledger.case_names(called, marks)
         words = tuple(role.name for role in roles if role.kind is Kind.CLASS)
         return [
             Task(name, row.subject if row.named else name, row.files, row.columns(), row.label, words, row.refused)
@@ -223,12 +225,12 @@ class Batch:
 
     def _todo(self, plan: Plan, tasks: list[Task]) -> list[Task]:
         """The cases that are not done, or are to be done again."""
-        todo, other = [], 0
+        todo, other, recipe = [], 0, recipe_of(plan)
         for task in tasks:
             found = ledger.whole(self.out, task.name)
             if found is None or self.redo == "all" or ledger.has_failed(self.out, task.name):
                 todo.append(task)
-            elif found["recipe"] != recipe_of(plan) or not worker.unchanged(found, task):
+            elif found["recipe"] != recipe or not worker.unchanged(found, task):
                 other += 1
                 if self.redo == "changed":
                     todo.append(task)
@@ -283,12 +285,13 @@ def _role(declared: dict[str, Any]) -> Role:
     return Role(**{**declared, "kind": Kind(declared["kind"])})
 
 
-def _called(row: cohort.Row, patient_names: bool) -> str:
-    """What a case is called: its subject, else what stands for its first file, without the ending."""
+def _called(row: cohort.Row, mark: str, patient_names: bool) -> str:
+    """What a case is called: its subject, else what stands for its first file, without the ending, and the digits of
+    its mark, so that it keeps its name when a file of the same name joins the table."""
     first = next((paths[0] for paths in row.files.values() if paths), None)
     if row.named or first is None:
         return row.subject
-    return privacy.stand_in(first, patient_names).partition(".")[0] or row.subject
+    return f"{privacy.stand_in(first, patient_names).partition('.')[0] or 'case'}-{ledger.digits(mark)}"
 
 
 def recipe_of(plan: Plan) -> str:
@@ -297,9 +300,18 @@ def recipe_of(plan: Plan) -> str:
     return ledger.digest([plan.method, plan.operation, plan.config, plan.seed, plan.precision, model])
 
 
-def _mark(row: cohort.Row) -> str:
-    """What tells apart cases that would be called alike: their inputs, and where there are none, their line."""
-    return repr(sorted(row.files.items())) if row.files else row.label
+def _mark(row: cohort.Row, table: Path) -> str:
+    """What tells apart cases that would be called alike: their inputs, as seen from the table, so that both may move
+    together; where there are none, their line."""
+    folder = table.parent.resolve()
+
+    def seen(text: str) -> str:
+        with contextlib.suppress(ValueError):  # another drive, on Windows
+            return os.path.relpath(text, folder)
+        return text
+
+    files = {role: [seen(text) if os.sep in text else text for text in texts] for role, texts in row.files.items()}
+    return repr(sorted(files.items())) if row.files else row.label
 
 
 def _reason(error: BaseException, request: engine.Request) -> tuple[str, int, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def together(plan: Plan, out: Path, tasks: list[Task]) -> list[str]:
     method, operation, model = _meant(plan)
     run = _run(plan, out)
     config = _config(plan, operation)
+    began = time.monotonic()
     cases, used = [], []
     for task in tasks:
         file = out / "cases" / task.name / "features.safetensors"
@@ -109,7 +111,7 @@ def together(plan: Plan, out: Path, tasks: list[Task]) -> list[str]:
         cases.append(Case({"features": latent}, {"subject": task.subject, **task.columns}, task.label))
         used.append(str(file))
     result = method.perform(operation, cases, config, run, model)
-    record = execute.provenance(method, operation, config, run, {"features": used}, model, 0.0)
+    record = execute.provenance(method, operation, config, run, {"features": used}, model, time.monotonic() - began)
     written = execute.Targets(operation, out / "together", overwrite=True).write(result, record, run)
     return [str(path.relative_to(out)) for _, path in written]
 

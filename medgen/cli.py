@@ -20,13 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgen import __version__, catalog, models, ranks, upkeep
+from medgen import __version__, batchverb, catalog, models, ranks, upkeep, words
 from medgen.errors import CANCELLED, DONE, OUR_FAULT, USER_FAULT, MedGenError, UserError
 from medgen.files import printable
 from medgen.speak import emitter
 
 if TYPE_CHECKING:
-    from medgen.batch import Batch
     from medgen.bundle import Model
     from medgen.jobs import Run
     from medgen.method import Config, Method, Operation
@@ -137,81 +136,39 @@ def _parser() -> Parser:
     sub = verb("train", _train, "Train a method on a cohort.")
     sub.add_argument("slug")
     sub.add_argument("cohort", type=Path, metavar="COHORT.csv")
-    _add_run_options(sub)
+    words.add_run_options(sub)
     sub.add_argument("--resume", action="store_true", help="go on where an interrupted training stood")
     sub = verb("apply", _apply, "Apply a trained model (or a method that needs none) to one case.")
     sub.add_argument("model", metavar="MODEL|SLUG")
-    _add_inputs(sub)
-    _add_run_options(sub)
+    words.add_inputs(sub)
+    words.add_run_options(sub)
     sub = verb("run", _run, "Run any operation of a method.")
     sub.add_argument("slug")
     sub.add_argument("operation")
     sub.add_argument("--model")
     sub.add_argument("--cohort", type=Path, metavar="COHORT.csv")
-    _add_inputs(sub)
-    _add_run_options(sub)
+    words.add_inputs(sub)
+    words.add_run_options(sub)
     sub.add_argument("--resume", action="store_true", help="go on where an interrupted run stood")
     sub = verb("check", _check, "Check inputs and estimate time, memory and disk without running.")
     sub.add_argument("target", metavar="SLUG|MODEL")
     sub.add_argument("cohort", type=Path, nargs="?", metavar="COHORT.csv")
     sub.add_argument("--operation")
-    _add_inputs(sub)
-    _add_run_options(sub, output=False)
+    words.add_inputs(sub)
+    words.add_run_options(sub, output=False)
     sub = verb("evaluate", _evaluate, "Measure a model on a cohort with references.")
     sub.add_argument("model", metavar="MODEL|SLUG")
     sub.add_argument("cohort", type=Path, metavar="COHORT.csv")
     sub.add_argument("--operation", default="apply")
     sub.add_argument("--json", action="store_true")
-    _add_run_options(sub, output=False)
-    sub = verb(
-        "batch", _batch, "Apply a model or a method to every case of a cohort; a second start does what is missing."
-    )
-    sub.add_argument("model", metavar="MODEL|SLUG")
-    sub.add_argument("cohort", type=Path, metavar="COHORT", help="a CSV, or a folder of images and DICOM")
-    sub.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder of the batch")
-    sub.add_argument("--operation", help="default: apply")
-    sub.add_argument("--workers", type=int, help="processes on this machine (default: one a processor, or one a GPU)")
-    sub.add_argument("--scheduler", metavar="ADDRESS", help="the Dask cluster to use, as tcp://host:8786")
-    sub.add_argument("--retry", type=int, default=0, metavar="K", help="tries again for a case whose worker failed")
-    sub.add_argument("--limit-memory", metavar="SIZE", help="end a worker that takes more, as 8GiB")
-    sub.add_argument("--redo", choices=["changed", "all"], help="do finished cases anew: changed ones, or all")
-    sub.add_argument("--patient-names", action="store_true", help="let names and records tell whose DICOM it is")
-    _add_run_options(sub, output=False)
+    words.add_run_options(sub, output=False)
+    batchverb.add_verb(verb)
     sub = verb("demo", _demo, "Try a method on a synthetic patient: train, apply, measure, picture.")
     sub.add_argument("slug", nargs="?", default="multiplanar-unet")
     sub.add_argument("-o", "--output", type=Path, default=Path("medgen-demo"), metavar="DIR")
-    _add_run_options(sub, output=False)
+    words.add_run_options(sub, output=False)
     upkeep.add_verbs(verb)
     return parser
-
-
-def _add_inputs(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "-i", "--input", action="append", default=[], metavar="ROLE=PATH", help="an input; repeat for more"
-    )
-
-
-def _add_run_options(sub: argparse.ArgumentParser, output: bool = True) -> None:
-    if output:
-        sub.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder or file to write")
-        sub.add_argument("--overwrite", action="store_true", help="allow an existing output to be replaced")
-    sub.add_argument("--tier", help="preset: smoke, demo or paper")
-    sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeat for more"
-    )
-    sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    sub.add_argument("--precision", default="auto", choices=["auto", "32", "bf16"])
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument(
-        "--previews",
-        type=float,
-        nargs="?",
-        const=5.0,
-        metavar="SECONDS",
-        help="while it trains, write what the network gives for a validation case, SECONDS apart (default 5)",
-    )
-    sub.add_argument("--progress", choices=["auto", "json", "none"], default="auto")
-    sub.add_argument("--parent", action="store_true", help=argparse.SUPPRESS)
 
 
 # --- a run ---------------------------------------------------------------------------------------------------------
@@ -223,34 +180,16 @@ def _make_run(args: argparse.Namespace, folder: Path) -> Run:
     run = Run(
         folder,
         device=args.device,
-        seed=_seed(args),
+        seed=words.seed(args),
         precision=args.precision,
         resume=getattr(args, "resume", False) or ranks.restarted(),
         previews=args.previews,
         emit=emitter(args.progress),
     )
-    _obey(run, args)
+    words.obey(run, args)
     if ranks.count() > 1:
         obey_torchrun(run)
     return run
-
-
-def _seed(args: argparse.Namespace) -> int:
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed} is not possible; give 0 or more.")
-    return int(args.seed)
-
-
-def _obey(run: Run | Batch, args: argparse.Namespace) -> None:
-    """Stop when the terminal, the system or the parent says so."""
-    import signal
-
-    from medgen.jobs import obey_parent
-
-    if args.parent:
-        obey_parent(run)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: run.cancel())
 
 
 def _say_done(run: Run, written: list[tuple[str, Path]], args: argparse.Namespace) -> None:
@@ -260,36 +199,7 @@ def _say_done(run: Run, written: list[tuple[str, Path]], args: argparse.Namespac
             print(f"{role}: {printable(str(path))}")
 
 
-# --- arguments into things ----------------------------------------------------------------------------------------
-
-
-def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
-    pairs = []
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(
-                f"“{text}” after {option} is not of the form NAME=VALUE; write for example {option} image=scan.nii.gz."
-            )
-        pairs.append((key.strip(), value))
-    return pairs
-
-
-def _files(args: argparse.Namespace) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = {}
-    for role, path in _pairs(getattr(args, "input", []), "-i"):
-        files.setdefault(role, []).append(path)
-    return files
-
-
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    settings = {}
-    for key, text in _pairs(args.set, "--set"):
-        try:
-            settings[key] = json.loads(text)
-        except ValueError:
-            settings[key] = text
-    return settings
+# --- what is meant ------------------------------------------------------------------------------------------------
 
 
 def _target(name: str, operation: str | None, default: str) -> tuple[Method, Operation, Model | None]:
@@ -314,7 +224,7 @@ def _model(name: str | None, method: Method) -> Model | None:
 
 def _config(operation: Operation, args: argparse.Namespace, default_tier: str = "demo") -> Config:
     tier = args.tier or (default_tier if operation.tiers else None)
-    return operation.configure(tier, _settings(args))
+    return operation.configure(tier, words.settings(args))
 
 
 # --- verbs --------------------------------------------------------------------------------------------------------
@@ -397,7 +307,7 @@ def _operate(
     from medgen.method import Kind
 
     config = _config(operation, args)
-    files = _files(args)
+    files = words.inputs(args)
     cases = [files] if operation.scope != "set" else _one_case_a_file(files)
     keeps = operation.scope in ("collection", "nothing")
     if ranks.count() > 1 and not any(role.kind is Kind.MODEL for role in operation.outputs):
@@ -508,7 +418,7 @@ def _check(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="medgen-") as scratch:
         run = _make_run(args, Path(scratch))
         result = execute.estimate(
-            method, operation, config, run, files=[_files(args)], collection=args.cohort, model=model
+            method, operation, config, run, files=[words.inputs(args)], collection=args.cohort, model=model
         )
         notes = list(result.notes)
         if model is not None and model.patient_data:
@@ -558,44 +468,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     print("mean  " + "  ".join(f"{key} {value:.4f}" for key, value in mean.items()))
 
 
-def _batch(args: argparse.Namespace) -> int:
-    from medgen import batch, engine
-
-    if (args.workers is not None and args.workers < 1) or args.retry < 0:
-        raise UserError("--workers takes 1 or more, --retry 0 or more; mend them.")
-    if args.scheduler and (args.workers or args.limit_memory):
-        raise UserError(
-            "--workers and --limit-memory are for this machine, --scheduler for a cluster; give one of them."
-        )
-    limit = None if args.limit_memory is None else engine.parse_size(args.limit_memory)
-    one = batch.Batch(
-        target=args.model,
-        cohort=args.cohort,
-        out=args.output,
-        operation=args.operation,
-        tier=args.tier,
-        settings=_settings(args),
-        device=args.device,
-        precision=args.precision,
-        seed=_seed(args),
-        redo=args.redo,
-        patient_names=args.patient_names,
-        request=engine.Request(args.workers, args.scheduler, args.retry, limit, args.device),
-        emit=emitter(args.progress),
-    )
-    _obey(one, args)
-    page = one.run()
-    one.emit({"event": "done", "folder": str(args.output.resolve())})
-    if args.progress != "json":
-        print(f"report: {page}")
-    return DONE
-
-
 def _demo(args: argparse.Namespace) -> None:
     from medgen import demo
 
     began = time.time()
     run = _make_run(args, args.output)
-    for line in demo.run(args.slug, args.output, run, args.tier or "demo", _settings(args)):
+    for line in demo.run(args.slug, args.output, run, args.tier or "demo", words.settings(args)):
         print(line, flush=True)
     print(f"Done in {_duration(time.time() - began)}. Everything is in {args.output}.")

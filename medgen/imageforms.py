@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import mmap
 import re
 import struct
 import zlib
@@ -17,12 +18,14 @@ from typing import IO, Any
 
 import numpy as np
 
+from medgen import files
 from medgen.errors import UserError
 
 _HEADER_BYTES = 4 * 2**20  # of an NRRD or MetaImage
 _MAX_KEYS = 10_000  # of an NRRD: the time they take grows with their square
 _TRAILING_BYTES = 4 * 2**20  # after a NIfTI's voxels
 _MAX_PAGES = 10_000  # of a TIFF
+_LARGEST_JPEG = 2**30  # bytes
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -203,14 +206,10 @@ def _nifti_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype[Any] | No
 
 def _check_jpeg(path: Path) -> None:
     """The JPEG reader fills what a cut file lacks with grey: an end must follow where the pixels start."""
-    end, start, at, before = -1, -1, 0, b""
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):  # a file may be of any size
-            seen = before + block
-            end = max(end, at - len(before) + seen.rfind(b"\xff\xd9")) if b"\xff\xd9" in seen else end
-            start = max(start, at - len(before) + seen.rfind(b"\xff\xda")) if b"\xff\xda" in seen else start
-            at, before = at + len(block), block[-1:]
-    if end < start:
+    files.regular(path, _LARGEST_JPEG)
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        whole = content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
+    if not whole:
         raise RuntimeError("no end of the image")
 
 

@@ -63,7 +63,7 @@ def digits(text: str) -> str:
 
 def case_names(texts: list[str], marks: list[str]) -> list[str]:
     """Names of cases, in order, none twice (not on a disk that ignores case either). Where several would be called
-    alike, each gets the digits of its mark, so that none of them changes its name when a row is added or moved.
+    alike, each gets the digits of its mark, so that their order does not matter.
 
     marks: what tells such cases apart, their inputs.
     """

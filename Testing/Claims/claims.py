@@ -207,10 +207,18 @@ def run(registration: Registration, seeds: list[int], folder: Path, say: Any = p
             if missing := set(registration.measures) - set(measures):
                 raise ClaimError(f"Arm “{arm}” gave no {', '.join(sorted(missing))}.")
             row = {"seed": seed, "arm": arm, **{key: measures[key] for key in registration.measures}}
-            row |= {"seconds": round(seconds, 1), "processor": round(processor, 1), "commit": commit}
+            row |= {"seconds": round(seconds, 1), "processor": round(processor, 1), "device": device()}
+            row["commit"] = commit
             append(table, {**row, "date": time.strftime("%Y-%m-%d"), "registered": registered})
             say(f"seed {seed}  {arm}: " + ", ".join(f"{k} {measures[k]:.4g}" for k in registration.measures))
             began, spent = time.monotonic(), time.process_time()
+
+
+def device() -> str:
+    """What the arms run on, as a run that is told nothing chooses it."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def results_path(registration: Registration) -> Path:

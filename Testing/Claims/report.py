@@ -83,12 +83,13 @@ def _how(registration: Registration, seeds: list[int]) -> list[str]:
     )
     known = all(math.isfinite(minutes) for minutes in spent)
     cores = f"{min(spent):.1f} to {max(spent):.1f} minutes of one core," if known else ""
+    devices = ", ".join(dict.fromkeys(row["device"] for row in kept))
     commits = ", ".join(dict.fromkeys(row["commit"] for row in kept))
     dates = ", ".join(dict.fromkeys(row["date"] for row in kept))
     return [
         f"Tier {registration.tier}; `Testing/Claims/run {registration.slug}`; seeds {', '.join(map(str, seeds))}"
         f" ({len(seeds)} of {len(registration.report)} registered; tuned on"
         f" {', '.join(map(str, registration.tune)) or 'none'}); for all arms of a seed together {cores}"
-        f" {min(whole):.1f} to {max(whole):.1f} minutes by the clock, whatever else the machine did; {dates},"
-        f" commit {commits}."
+        f" {min(whole):.1f} to {max(whole):.1f} minutes by the clock on {devices}, whatever else the machine"
+        f" did; {dates}, commit {commits}."
     ]

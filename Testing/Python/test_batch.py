@@ -65,6 +65,8 @@ def test_bad_cases_stop_nobody_and_each_has_its_sentence(stubs: Path) -> None:
     assert "cannot be read as an image" in reasons["damaged"]
     assert "column “image” is empty" in reasons["empty"]
     assert all(reason.endswith(".") and "\n" not in reason for reason in reasons.values())
+    trace = json.loads((stubs / "out" / "failed" / "faulty.json").read_text("utf-8"))["log"]
+    assert trace[0].startswith("Traceback") and "by design" in trace[-1]
     (stubs / "in" / "none.nii.gz").write_bytes((stubs / "in" / "v002.nii.gz").read_bytes())
     batch(table, stubs / "out", "--workers", 2, code=5)
     assert "gone" in records(stubs / "out")
@@ -104,8 +106,10 @@ def test_a_case_keeps_its_name_and_its_patient_when_rows_are_added_and_removed(s
         os.utime(stubs / f"s{number}" / "t1.nii.gz", (1e9, 1e9))
         lines.append(f"s{number}/t1.nii.gz")
     table = stubs / "cohort.csv"
-    table.write_text("\n".join(["image", *lines[1:]]) + "\n")
+    table.write_text("\n".join(["image", lines[2]]) + "\n")
     batch(table, stubs / "out")
+    table.write_text("\n".join(["image", *lines[1:]]) + "\n")
+    assert "1 of 2 cases are done already" in batch(table, stubs / "out").stderr
     first = records(stubs / "out")
     table.write_text("\n".join(["image", *lines]) + "\n")
     assert "2 of 3 cases are done already" in batch(table, stubs / "out").stderr
@@ -198,14 +202,15 @@ def test_a_worker_over_its_memory_is_ended_and_the_case_says_so(stubs: Path) -> 
 def test_a_stopped_batch_keeps_what_is_finished_and_goes_on(stubs: Path) -> None:
     table = cohort(stubs, 8)
     words = ["batch", "stub-plain", str(table), "-o", str(stubs / "out"), "--set", "seconds=0.5"]
-    process = subprocess.Popen([sys.executable, "-m", "medgen", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "medgen", *words]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     _until(lambda: len(records(stubs / "out")) >= 2)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C, which reaches the workers too
     _, said = process.communicate(timeout=30)
     assert process.returncode == 4 and "start the same command again to go on" in said
     assert not leftovers(stubs / "out")
     finished = records(stubs / "out")
-    assert 2 <= len(finished) < 8
+    assert 2 <= len(finished) < 8 and not read(stubs / "out", "failures.csv")
     batch(table, stubs / "out", "--set", "seconds=0.5")
     after = records(stubs / "out")
     assert len(after) == 8 and all(after[name] == finished[name] for name in finished)
@@ -288,6 +293,7 @@ def test_a_folder_of_somebody_else_is_not_touched(stubs: Path) -> None:
         (["--limit-memory", "lots"], "is not a size"),
         (["--workers", "0"], "--workers takes 1 or more"),
         (["--operation", "fly"], "has no operation “fly”"),
+        (["--previews"], "Unrecognized arguments: --previews"),
     ],
 )
 def test_what_cannot_be_is_said_before_any_case(stubs: Path, words: list[str], said: str) -> None:

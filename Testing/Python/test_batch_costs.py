@@ -16,8 +16,5 @@ def test_two_workers_gain_little_is_lost_and_the_parent_does_not_grow(capsys: py
     with capsys.disabled():
         print("\n" + done.stdout)
     assert done.returncode == 0, done.stderr
-    lines = {line.partition(":")[0]: line for line in done.stdout.splitlines()}
-    for name in ("Two workers against one", "Growth from the first 30 % to the last"):
-        assert lines[name].endswith(": holds)."), lines[name]
-    if "does NOT hold" in done.stdout:
-        pytest.xfail("short cohorts of quick cases are done sooner in a plain loop: docs/scaling.md")
+    verdicts = [line for line in done.stdout.splitlines() if line.endswith((": holds).", ": does NOT hold)."))]
+    assert len(verdicts) == 4 and all(line.endswith(": holds).") for line in verdicts), verdicts

@@ -19,6 +19,8 @@ import bad_texts  # noqa: E402
 import drive  # noqa: E402
 from corpus import Corpus  # noqa: E402
 
+from medgen import tables  # noqa: E402
+
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="memory is watched as Linux tells it"
 )
@@ -45,6 +47,30 @@ def test_bad_inputs_end_in_a_sentence_or_a_valid_result(tmp_path: Path) -> None:
     assert not wrong, "\n".join(f"{name}: {why}" for name, why in wrong.items())
     taken = sum(ending.code == 0 for ending in endings)
     assert 0 < taken < len(part) / 2  # refusing everything, or taking it, would be easy
+
+
+def test_bad_images_stop_no_batch(tmp_path: Path) -> None:
+    entries = [entry for entry in _part(_written(tmp_path, 0), 1 / 3) if entry["kind"] == "image"]
+    rows = [{"subject": f"{n:03d}", "value": str(tmp_path / "corpus" / e["file"])} for n, e in enumerate(entries)]
+    tables.write_rows(rows, tmp_path / "cohort.csv")
+    command = [sys.executable, "-m", "medgen", "batch", "takes-all", str(tmp_path / "cohort.csv"), "-o", "out"]
+    done = subprocess.run(
+        [*command, "--operation", "take-image", "--device", "cpu"],
+        env=drive.prepare(tmp_path / "work"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 5 and "Traceback" not in done.stderr, done.stderr
+    taken = {row["case"] for row in tables.read_rows(tmp_path / "out" / "results.csv")}
+    reasons = {row["case"]: row for row in tables.read_rows(tmp_path / "out" / "failures.csv")}
+    assert taken and len(entries) > 30 and taken | set(reasons) == {row["subject"] for row in rows}
+    for number, entry in enumerate(entries):
+        failed = reasons.get(f"{number:03d}")
+        assert entry["valid"] or failed, entry
+        assert failed is None or (failed["code"] == "2" and "\n" not in failed["reason"]), (entry, failed)
 
 
 @pytest.mark.slow

@@ -50,6 +50,18 @@ def test_a_bomb_is_refused_unread_and_the_same_voxels_uncompressed_are_not(tmp_p
     assert headers.reader(tmp_path / "plain.nrrd", ".nrrd").GetSize() == (1024, 1024, 160)
 
 
+def test_a_jpeg_without_end_or_without_bounds_is_refused(tmp_path: Path, unread: None) -> None:
+    sitk.WriteImage(sitk.Image(8, 8, sitk.sitkUInt8), str(tmp_path / "p.jpg"))
+    whole = (tmp_path / "p.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[:-2])
+    with pytest.raises(UserError, match="damaged, truncated"):
+        io.read_image(tmp_path / "cut.jpg")
+    with (tmp_path / "p.jpg").open("ab") as file:
+        file.truncate(2**30 + 1)
+    with pytest.raises(UserError, match="larger than such a file may be"):
+        io.read_image(tmp_path / "p.jpg")
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha", ".png", ".jpg", ".tif", ".bmp", ".dcm"])
 def test_the_ending_decides_who_reads(tmp_path: Path, ending: str) -> None:
     others = {".nrrd": sitk.Image(3, 3, 3, sitk.sitkInt16), ".png": sitk.Image(3, 3, sitk.sitkUInt8)}

@@ -19,4 +19,4 @@ def test_each_job_is_one_worker_with_a_gpu_and_one_case_at_a_time() -> None:
         script = cluster.job_script()
     for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=6", "export OMP_NUM_THREADS=6"):
         assert line in script
-    assert "--nthreads 1" in script and "--nworkers" not in script
+    assert "--nthreads 1" in script and "--no-nanny" in script and "--nworkers" not in script

@@ -24,6 +24,7 @@ from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noq
 from results_tools import apply, image, room, widget  # noqa: F401
 
 from medgen import cli
+from medgen import words as options
 from MedGenLib import again, jobqueue, provenance
 from MedGenLib.errors import RunError
 from MedGenLib.selftest import add_drawing, labels_of
@@ -321,8 +322,8 @@ def test_the_copied_commands_say_the_same_as_the_click(
     monkeypatch.setattr(sys, "argv", words)
     plan, args = started[0], cli._parser().parse_args(words[1:])
     assert (args.slug, args.operation, args.model) == (SLUG, "apply", "ball")
-    assert cli._files(args) == plan.files == {"image": [str(file)]}
-    assert cli._settings(args) == plan.settings and args.tier == plan.tier
+    assert options.inputs(args) == plan.files == {"image": [str(file)]}
+    assert options.settings(args) == plan.settings and args.tier == plan.tier
     assert args.seed == plan.seed and args.device == "cpu" and args.output.name == "CT_mask.seg.nrrd"
 
     monkeypatch.chdir(tmp_path)
