@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -139,6 +140,25 @@ def test_student_and_teacher_start_from_the_pretrained_network_that_validated_be
     student = dict(fit.student.named_parameters())
     for key, parameter in student.items():
         torch.testing.assert_close(parameter.detach(), fit.first.weights[key], atol=1e-9, rtol=0)
+
+
+def test_teaching_keeps_the_statistics_of_the_pretraining(tmp_path: Path) -> None:
+    fit = Fit(gather(cohort(), 32), train_config(updates=2), a_run(tmp_path))
+    fit.fit()
+    kept = {name: value for name, value in fit.first.weights.items() if "running" in name}
+    for network in (fit.student, fit.teacher.network):
+        assert kept and all(torch.equal(network.state_dict()[name], value) for name, value in kept.items())
+
+
+def test_a_teaching_that_only_harms_gives_the_pretrained_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Fit(gather(cohort(), 32), train_config(updates=4, validate_every=2), a_run(tmp_path))
+    errors = itertools.count()
+    monkeypatch.setattr(fit, "_error", lambda network: float(next(errors)))
+    kept = fit.fit()
+    assert next(errors) == 5 and fit.first.step == 2
+    assert all(torch.equal(kept[name], value) for name, value in fit.first.weights.items())
 
 
 @pytest.mark.parametrize(("name", "step"), [("loss", 1), ("student loss", 1)])

@@ -18,14 +18,13 @@ What is implemented of the paper:
 No code was published. Where the paper is silent, ours:
 
 - the CNN is HRNet, its four branches joined and brought to `features` channels, batch-normalised and not rectified;
-- graph convolutions (f' = W1 f + E W2 f) learn their edges E, one matrix for each GCN; a vertex also carries where all
-  others lie relative to it; the local GCNs, `iterations` in a row, have weights of their own, and only the last one's
-  vertices enter equation 2. Gradients do not flow through the places at which features are sampled;
-- the last layers of all GCNs start at 0, so that an untrained network gives the mean shape;
+  the graph's own open questions are answered in `medgen.nn.dag`. Only the last local GCN's vertices enter equation 2;
 - equation 1's expectation, and so its margin, is taken image by image. Lengths are shares of the longer side of the
   image, which is brought to a square of `size` pixels;
-- m, w1, w2, alpha, the noise, Adam and its steps, and the random turns, sizes, shifts and contrasts of both stages;
-- the teacher is what is kept. Where there is a validation split, of each stage the network with its least mean error.
+- m, w1, w2, alpha, the noise, Adam and its steps, and the random turns, sizes, shifts and contrasts of both stages. No
+  weight is warmed up: both networks start pre-trained, and their batch normalisation keeps that training's statistics;
+- the teacher is what is kept. Where there is a validation split, of each stage the network with its least mean error,
+  the second's start among them.
 
 A point's confidence is ours too: 1 - spread / (5 % of the width), not below 0, where spread is how far (root mean
 square) the point, carried back, lies from itself when the image is slightly turned, scaled and shifted.
@@ -88,10 +87,12 @@ class TrainConfig(Config):
         json_schema_extra=_unit("side"),
     )  # fmt: skip
     local_weight: float = Field(1.0, ge=0, le=100, description="w1: weight of the local loss")
-    js_weight: float = Field(1.0, ge=0, le=1000, description="w2: weight of the JS divergence; 0: few-shot DAG without")
+    js_weight: float = Field(
+        30.0, ge=0, le=1000, description="w2: weight of the JS divergence; 0: few-shot DAG without"
+    )
     smoothing: float = Field(0.99, ge=0, lt=1, description="alpha: how slowly the teacher follows (equation 4)")
     noise: float = Field(
-        0.1, ge=0, le=2, description="Gaussian noise on the student's images",
+        0.02, ge=0, le=2, description="Gaussian noise on the student's images",
         json_schema_extra=_unit("standard deviation"),
     )  # fmt: skip
     ratio: int = Field(
@@ -223,6 +224,7 @@ class Fit:
                 pretrained = self._kept(self.first, self.student)
                 self.student.load_state_dict(pretrained)
                 self.teacher.load_state_dict(pretrained)
+                self.best.load_state_dict(self.first.state_dict())
             self.run.metric("student loss", self._teach(step), step)
             self._validate(self.graduate, self.best, step, self.config.updates)
         return self._kept(self.best, self.graduate)
@@ -237,7 +239,7 @@ class Fit:
         marked = step % (self.config.ratio + 1) == 0
         pool = (self.pools.marked, self.pools.points) if marked else (self.pools.unmarked,)
         images, points, noise = self._batch(*pool)
-        self.student.eval()  # the pre-training's statistics: with its own, of noisy batches, the teacher drifts away
+        self.student.eval()  # with statistics of its own, of noisy batches, the teacher would drift away from the marks
         with self.training.autocast():
             found = self.student(images + noise)
             with torch.no_grad():
@@ -307,7 +309,7 @@ _LANDMARKS = Role("landmarks", Kind.POINTS, "Its landmarks, named alike in all; 
 _FOUND = Role("landmarks", Kind.POINTS, "The landmarks; those that were not found are not placed")
 
 _QUICK: dict[str, Any] = {"backbone": "hrnet-small", "ratio": 4, "validate_every": 50}
-_SMOKE = {"size": 64, "width": 4, "features": 16, "graph_width": 32, "batch_size": 4}
+_SMOKE = {"size": 64, "width": 4, "features": 16, "graph_width": 32, "batch_size": 4, "learning_rate": 3e-3}
 _DEMO = {"size": 96, "width": 8, "features": 32, "graph_width": 64}
 
 
@@ -342,7 +344,7 @@ class FewShotDAG(Method):
             outputs=(Role("model", Kind.MODEL, "The trained model"),),
             tiers={
                 "smoke": {**_QUICK, **_SMOKE, "pretrain_updates": 100, "updates": 40},
-                "demo": {**_QUICK, **_DEMO, "pretrain_updates": 900, "updates": 600},
+                "demo": {**_QUICK, **_DEMO, "pretrain_updates": 1200, "updates": 800},
                 "paper": {},
             },
         ),
