@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from MedGenLib import trainingcases
+from MedGenLib import sampledata, trainingcases
 from MedGenLib.export import NODE_CLASSES
 from MedGenLib.frameruns import leading_image
 from MedGenLib.parameters import Parameters
@@ -20,6 +20,7 @@ class Choices:
 
     def __init__(self, entries: list[dict[str, Any]], parameter_node: Callable[[], Any]) -> None:
         self.entries = {entry["slug"]: entry for entry in entries}
+        self._at_first = sampledata.shown_by(entries)
         self._parameter_node = parameter_node
 
     def parameters(self) -> Parameters:
@@ -28,8 +29,8 @@ class Choices:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The chosen method's declarations; the first one's when none is chosen."""
-        return self.entries.get(self.parameters().text("method")) or next(iter(self.entries.values()))
+        """The chosen method's declarations; when none is chosen, those of the one that Sample Data is for."""
+        return self.entries.get(self.parameters().text("method")) or self._at_first
 
     @property
     def training(self) -> dict[str, Any] | None:

@@ -82,6 +82,14 @@ def register(module: str, file: str) -> None:
             )
 
 
+def shown_by(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which of a module's methods its Sample Data is for, so that whoever begins with it finds the method chosen; the
+    first where none is, nothing of nothing."""
+    offered = {(sample.module, sample.phantom) for sample in SAMPLES}
+    fitting = [one for one in entries if any((one["module"], name) in offered for name in one["phantoms"])]
+    return next(iter([*fitting, *entries]), {})
+
+
 def loader(sample: Sample) -> Callable[..., list[Any]]:
     """What Sample Data calls with its source; the new nodes."""
 

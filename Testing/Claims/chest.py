@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Few-shot DAG on real chest radiographs: six points of the lungs, ten images marked, the rest unmarked.
 
-    Testing/Claims/chest.py OUT [--data ../shared/data] [--tier demo] [--seed 1] [--set KEY=VALUE ...]
+    Testing/Claims/chest.py OUT [--data ../shared/data] [--tier demo] [--seed 1] [--device auto]
+        [--arms DAG ...] [--set KEY=VALUE ...]
 
 The points were computed from lung masks that people drew (apex, costophrenic and cardiophrenic angle of either side of
 the picture), so they are as exact as those masks' corners. A seed draws which 10 images are marked, which 10 validate,
@@ -76,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--tier", default="demo")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--set", nargs="*", default=[], help="settings of training, KEY=VALUE")
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not ARMS[arm].get("updates", 1):  # as many updates in all as the others have
             changes["pretrain_updates"] = whole.pretrain_updates + whole.updates  # type: ignore[attr-defined]
         config = train.configure(chosen.tier, changes)
-        run = Run(chosen.out / arm.replace(" ", "-"), seed=chosen.seed, device="cpu")
+        run = Run(chosen.out / arm.replace(" ", "-"), seed=chosen.seed, device=chosen.device)
         model = method.fit(learnt, config, run)  # type: ignore[arg-type]
         facts[arm] = model.facts
         plain = apply.configure(chosen.tier, {"views": 0})
@@ -105,7 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
     for arm, points in found.items():
         rows = [method.measure(Case({"landmarks": p}), case) for p, case in zip(points, measured, strict=True)]
         result[arm] = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in ("mean mm", "failure rate")}
-    summary = {"tier": chosen.tier, "seed": chosen.seed, "settings": settings, "arms": result, "training": facts}
+    how = {"tier": chosen.tier, "seed": chosen.seed, "device": str(run.device), "settings": settings}
+    summary = {**how, "arms": result, "training": facts}
     (chosen.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
     return 0

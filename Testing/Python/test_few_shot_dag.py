@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +14,34 @@ import pytest
 import SimpleITK as sitk
 import torch
 from scipy.spatial.distance import jensenshannon
+from wedges import NAMES, picture
 
-from medgen import bundle, execute, io, markups, phantoms, pictures, prepare
+from medgen import bundle, execute, io, markups, pictures
 from medgen.case import Case, Image, Points
-from medgen.cohort import read_pool
 from medgen.errors import Cancelled, UserError
 from medgen.jobs import Event, Run
 from medgen.landmarks import few_shot_dag
 from medgen.landmarks.few_shot_dag import (
-    DAG,
     ApplyConfig,
     Evolution,
     FewShotDAG,
     Fit,
-    GraphConvolution,
     TrainConfig,
     global_loss,
     js_divergence,
     local_loss,
-    sampled,
-    shape_features,
 )
 from medgen.method import Kind
-from medgen.radiographs import Change, changed, frame, gather, random_change
+from medgen.radiographs import Change, gather
 
 METHOD = FewShotDAG()
 TRAIN, APPLY = METHOD.operation("train"), METHOD.operation("apply")
-NAMES = ["top", "left", "right"]
 TINY: dict[str, Any] = {"size": 32, "width": 2, "features": 8, "graph_width": 16, "validate_every": 5}
 
 LEARNS: dict[str, Any] = {
     **{"pretrain_updates": 80, "updates": 10, "validate_every": 45, "learning_rate": 3e-3},
     **{"width": 4, "rotation": 5.0, "scale": 0.05, "translation": 0.15, "contrast": 0.1, "batch_size": 8},
 }
-
-
-# --- pictures: a bright wedge on a dark plate, its three corners marked
-
-
-def picture(seed: int, marked: bool = True, split: str = "train", spacing: tuple[float, float] = (1.0, 1.0)) -> Case:
-    """48 x 40 pixels; corners in RAS mm as a file's affine gives them."""
-    rng = np.random.default_rng(seed)
-    corners = np.array([[24.0, 10], [12, 30], [36, 30]]) + rng.normal(0, 1.5, (3, 2)) + rng.uniform(-8, 8, 2)
-    i, j = np.meshgrid(np.arange(48), np.arange(40), indexing="ij")
-    inside = np.ones((48, 40), bool)
-    for begin, end in ((0, 2), (2, 1), (1, 0)):
-        side = corners[end] - corners[begin]
-        inside &= side[0] * (j - corners[begin][1]) - side[1] * (i - corners[begin][0]) >= 0
-    values = 20 + 60 * inside + rng.normal(0, 3, inside.shape)
-    affine = np.diag([-spacing[0], -spacing[1], 1.0, 1.0])
-    affine[:2, 3] = 5, -7
-    image = Image(torch.from_numpy(values).float()[None], affine, f"picture {seed}")
-    case = Case({"image": image}, {"split": split, "labelled": "yes" if marked else "no"}, f"case {seed}")
-    if marked:
-        index = np.column_stack([corners, np.zeros(3), np.ones(3)])
-        case.values["landmarks"] = Points((index @ affine.T)[:, :3], list(NAMES), name="corners")
-    return case
 
 
 def cohort() -> list[Case]:
@@ -126,103 +100,6 @@ def test_the_js_divergence_is_scipys_over_twice_all_values() -> None:
     assert float(js_divergence(one, other)) == pytest.approx(total / (2 * one.numel()), rel=1e-9)
 
 
-# --- the graph
-
-
-def test_features_are_sampled_where_the_vertices_lie() -> None:
-    i, j = torch.meshgrid(torch.arange(8.0), torch.arange(6.0), indexing="ij")
-    ramp = torch.stack([i, j])[None]
-    vertices = torch.tensor([[[0.5, 0.25], [0.3, 0.9]]])
-    expected = vertices * torch.tensor([8.0, 6.0]) - 0.5  # sides to pixels
-    torch.testing.assert_close(sampled(ramp, vertices), expected)
-
-
-def test_a_vertex_knows_where_the_others_lie() -> None:
-    vertices = torch.tensor([[[0.0, 0.0], [1.0, 2.0], [5.0, 5.0]]])
-    assert shape_features(vertices)[0, 1].tolist() == [-1, -2, 0, 0, 4, 3]
-
-
-def test_a_graph_convolution_adds_what_the_edges_bring() -> None:
-    layer, edges, vertices = GraphConvolution(4, 3), torch.randn(5, 5), torch.randn(2, 5, 4)
-    found = layer(vertices, edges)
-    one = sum(edges[2, other] * layer.others(vertices[1, other]) for other in range(5))
-    torch.testing.assert_close(found[1, 2], layer.own(vertices[1, 2]) + one)
-
-
-def test_an_untrained_network_gives_the_mean_shape() -> None:
-    shape = torch.rand(3, 2)
-    found = DAG(train_config(), shape).eval()(torch.randn(2, 1, 32, 32))
-    torch.testing.assert_close(found.local, shape.expand(2, -1, -1))
-    torch.testing.assert_close(found.placed, shape.expand(2, -1, -1))
-
-
-def test_the_global_gcn_moves_the_shape_by_one_affine_map() -> None:
-    shape = torch.rand(2, 6, 2)
-    numbers = torch.randn(2, 6)
-    moved = DAG._affine(shape, numbers)
-    for before, after, six in zip(shape, moved, numbers, strict=True):
-        centre = before.mean(0)
-        matrix = torch.eye(2) + six[:4].reshape(2, 2)
-        torch.testing.assert_close(after, (before - centre) @ matrix.T + centre + six[4:])
-
-
-def test_every_weight_of_the_network_learns() -> None:
-    torch.manual_seed(0)
-    network = DAG(train_config(), torch.rand(3, 2))
-    for gcn in (network.global_gcn, *network.local_gcns):
-        torch.nn.init.normal_(gcn.last.own.weight)  # nothing flows through weights of 0
-        torch.nn.init.normal_(gcn.last.others.weight)
-    found = network(torch.randn(2, 1, 32, 32))
-    (found.placed.square().sum() + found.local.square().sum()).backward()
-    still = [name for name, one in network.named_parameters() if one.grad is None or not one.grad.any()]
-    assert still == []
-
-
-# --- frames and changes
-
-
-def test_places_and_positions_are_one_anothers_inverse_on_oblong_pixels() -> None:
-    case = picture(3, spacing=(2.0, 0.5))
-    framed = frame(case["image"], 64)
-    marks = case["landmarks"].positions
-    places = framed.places(marks)
-    np.testing.assert_allclose(framed.positions(places), marks, atol=1e-4)
-    assert framed.width == pytest.approx(96) and framed.data.shape == (1, 64, 64)
-    assert 0 < float(places[:, 0].max()) <= 1 and float(places[:, 1].max()) <= 20 / 96
-    assert framed.inside(places).all() and not framed.inside(places + 1).any()
-    assert framed.millimetres(torch.tensor([1.0, 1.0])).tolist() == pytest.approx([96.0, 96.0], rel=0.03)
-
-
-def test_a_framed_image_shows_what_lies_at_a_place() -> None:
-    image = picture(0)["image"]
-    image.data = torch.zeros(1, 48, 40)
-    image.data[0, 30, 12] = 1.0
-    framed = frame(image, 96)
-    mark = framed.places(np.array([(image.affine @ [30, 12, 0, 1])[:3]]))
-    brightest = np.unravel_index(int(framed.data.float().argmax()), (96, 96))
-    np.testing.assert_allclose((np.array(brightest) + 0.5) / 96, mark[0].numpy(), atol=0.75 / 96)
-
-
-def test_points_move_with_a_changed_image_and_back() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(5):
-        data = torch.zeros(1, 64, 64)
-        data[0, 40, 22] = 1.0
-        place = torch.tensor([[40.5 / 64, 22.5 / 64]])
-        change = random_change(30.0, 0.2, 0.1, 0.0, random)
-        seen, moved = changed(data, place, change)
-        i, j = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
-        centre = torch.stack([(seen[0] * i).sum(), (seen[0] * j).sum()]) / seen.sum() / 64
-        torch.testing.assert_close(centre, moved[0], atol=0.3 / 64, rtol=0)
-        torch.testing.assert_close(change.undone(moved), place)
-
-
-def test_no_change_changes_nothing() -> None:
-    data = torch.randn(1, 32, 32)
-    seen, _ = changed(data, torch.rand(2, 2), Change())
-    torch.testing.assert_close(seen, data)
-
-
 # --- training
 
 
@@ -263,6 +140,25 @@ def test_student_and_teacher_start_from_the_pretrained_network_that_validated_be
     student = dict(fit.student.named_parameters())
     for key, parameter in student.items():
         torch.testing.assert_close(parameter.detach(), fit.first.weights[key], atol=1e-9, rtol=0)
+
+
+def test_teaching_keeps_the_statistics_of_the_pretraining(tmp_path: Path) -> None:
+    fit = Fit(gather(cohort(), 32), train_config(updates=2), a_run(tmp_path))
+    fit.fit()
+    kept = {name: value for name, value in fit.first.weights.items() if "running" in name}
+    for network in (fit.student, fit.teacher.network):
+        assert kept and all(torch.equal(network.state_dict()[name], value) for name, value in kept.items())
+
+
+def test_a_teaching_that_only_harms_gives_the_pretrained_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Fit(gather(cohort(), 32), train_config(updates=4, validate_every=2), a_run(tmp_path))
+    errors = itertools.count()
+    monkeypatch.setattr(fit, "_error", lambda network: float(next(errors)))
+    kept = fit.fit()
+    assert next(errors) == 5 and fit.first.step == 2
+    assert all(torch.equal(kept[name], value) for name, value in fit.first.weights.items())
 
 
 @pytest.mark.parametrize(("name", "step"), [("loss", 1), ("student loss", 1)])
@@ -443,6 +339,52 @@ def test_a_training_refuses_in_one_sentence(changes: dict[str, Any], message: st
         assert str(caught.value).count(". ") == 0
 
 
+def test_a_reference_with_fewer_points_is_measured_on_those_it_has() -> None:
+    case = picture(2)
+    found = Case({"landmarks": Points(case["landmarks"].positions + (3.0, 4.0, 0), NAMES)})
+    fewer = Case({"landmarks": Points(case["landmarks"].positions[1:], NAMES[1:]), "image": case["image"]})
+    measures = METHOD.measure(found, fewer)
+    assert measures["mean mm"] == pytest.approx(5) and measures["failure rate"] == 1.0
+    assert (
+        METHOD.measure(found, Case({"landmarks": Points(np.full((3, 3), np.nan), NAMES)})).get("failure rate") is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {}}, "record that cannot be used .“names”"),
+        ({"settings": {"names": []}}, "record that cannot be used .“names”"),
+        ({"settings": {"names": [["top"], "left", "right"]}}, "record that cannot be used .“names.0”"),
+        ({"settings": {"names": NAMES, "mean_shape": [[0, 0]]}}, "record that cannot be used .“mean_shape”"),
+        ({"settings": {"names": NAMES * 400}}, "record that cannot be used .“names”"),
+        ({"settings": {"names": ["top", "left", "left"]}}, "record that cannot be used .“names”"),
+        ({"settings": {"names": NAMES[:2]}}, "weights that do not fit its network “dag”"),
+        ({"config": {"size": 10**9}}, "record that cannot be used .“size”"),
+        ({"config": {"width": 64, "graph_width": 512}}, "weights that do not fit its network “dag”"),
+        ({"networks": {}}, "lacks the network “dag”"),
+    ],
+)
+def test_a_strangers_model_is_refused_in_one_sentence(
+    changes: dict[str, Any], message: str, model: bundle.Model, tmp_path: Path
+) -> None:
+    config = {**model.config, **changes.pop("config", {})}
+    foreign = replace(model, config=config, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        METHOD.apply(Case({"image": picture(1)["image"]}), ApplyConfig(), a_run(tmp_path), foreign)
+    assert str(caught.value).count(". ") == 0 and "train or fetch it again" in str(caught.value)
+
+
+def test_weights_that_are_no_numbers_find_nothing(model: bundle.Model, tmp_path: Path) -> None:
+    dag = {
+        name: torch.full_like(value, torch.nan) if name == "mean_shape" else value
+        for name, value in model.networks["dag"].items()
+    }
+    foreign = replace(model, networks={"dag": dag})
+    found = METHOD.apply(Case({"image": picture(1)["image"]}), ApplyConfig(views=2), a_run(tmp_path), foreign)
+    assert not found["landmarks"].found.any() and found["landmarks"].confidence.tolist() == [0, 0, 0]
+
+
 def test_a_volume_is_refused(tmp_path: Path, model: bundle.Model) -> None:
     io.write(Image(torch.rand(1, 8, 8, 8), np.eye(4)), Kind.IMAGE, tmp_path / "volume.nrrd")
     files = [{"image": [str(tmp_path / "volume.nrrd")]}]
@@ -456,49 +398,6 @@ def test_estimates_are_measured_and_smaller_without_unmarked_images(tmp_path: Pa
     alone = METHOD.estimate(TRAIN, cohort()[:5], config, a_run(tmp_path))
     assert full.seconds > 2 * alone.seconds > 0
     assert METHOD.estimate(APPLY, cohort()[:2], ApplyConfig(), a_run(tmp_path), model).seconds > 0
-
-
-# --- the phantom
-
-
-def test_of_a_phantom_cohort_a_quarter_of_the_training_cases_is_labelled_and_all_that_are_looked_at(
-    tmp_path: Path,
-) -> None:
-    table = phantoms.write(phantoms.PHANTOMS["hand-xray"], 20, 1, tmp_path / "hands", size=(48, 60))
-    rows = io.read_rows(table)
-    assert [row["labelled"] for row in rows if row["split"] == "train"] == ["yes"] * 3 + ["no"] * 9
-    assert all(bool(row["landmarks"]) == (row["labelled"] == "yes") for row in rows)
-    assert all(row["landmarks"] for row in rows if row["split"] != "train")
-
-
-def test_a_hand_has_the_same_landmarks_in_mm_whatever_the_size_of_its_file(tmp_path: Path) -> None:
-    pools = []
-    for size in ((48, 60), (96, 120)):
-        table = phantoms.write(phantoms.PHANTOMS["hand-xray"], 1, 1, tmp_path / str(size), size=size)
-        case = prepare.load_row(read_pool(table, TRAIN.pools[0])[0], TRAIN.pools[0].roles, lambda text: None)
-        pools.append(gather([case], 64).points)
-        assert case["image"].spacing[0] == pytest.approx(240 / size[1], rel=1e-3)
-    torch.testing.assert_close(*pools, atol=0.01, rtol=0)
-
-
-def test_hands_differ_in_shape_and_their_landmarks_lie_on_bone_within_the_plate() -> None:
-    shapes = []
-    for seed in range(8):
-        made = phantoms.PHANTOMS["hand-xray"].make(seed, noise=0.0)
-        values, spacing = sitk.GetArrayFromImage(made["image"]), made["image"].GetSpacing()
-        controls = made["landmarks"]["markups"][0]["controlPoints"]
-        marks = np.array([control["position"][:2] for control in controls]) / spacing
-        assert (marks >= 0).all() and (marks <= np.array(values.shape[::-1]) - 1).all()
-        near = [values[int(y) - 5 : int(y) + 6, int(x) - 5 : int(x) + 6].max() for x, y in marks]
-        air = np.percentile(values[6:-6, 6:-6], 10)
-        assert min(near) > air + 150
-        shapes.append(marks - marks.mean(axis=0))
-    mean = np.mean(shapes, axis=0)
-    left = []
-    for shape in shapes:  # what no affine map of the mean explains
-        ones = np.column_stack([mean, np.ones(len(mean))])
-        left.append(np.linalg.norm(shape - ones @ np.linalg.lstsq(ones, shape, rcond=None)[0], axis=1).mean())
-    assert 2 < np.mean(left) < 15
 
 
 def test_the_declarations_are_the_ones_the_panel_needs() -> None:

@@ -18,14 +18,13 @@ What is implemented of the paper:
 No code was published. Where the paper is silent, ours:
 
 - the CNN is HRNet, its four branches joined and brought to `features` channels, batch-normalised and not rectified;
-- graph convolutions (f' = W1 f + E W2 f) learn their edges E, one matrix for each GCN; a vertex also carries where all
-  others lie relative to it; the local GCNs, `iterations` in a row, have weights of their own, and only the last one's
-  vertices enter equation 2. Gradients do not flow through the places at which features are sampled;
-- the last layers of all GCNs start at 0, so that an untrained network gives the mean shape;
+  the graph's own open questions are answered in `medgen.nn.dag`. Only the last local GCN's vertices enter equation 2;
 - equation 1's expectation, and so its margin, is taken image by image. Lengths are shares of the longer side of the
   image, which is brought to a square of `size` pixels;
-- m, w1, w2, alpha, the noise, Adam and its steps, and the random turns, sizes, shifts and contrasts of both stages;
-- the teacher is what is kept. Where there is a validation split, of each stage the network with its least mean error.
+- m, w1, w2, alpha, the noise, Adam and its steps, and the random turns, sizes, shifts and contrasts of both stages. No
+  weight is warmed up: both networks start pre-trained, and their batch normalisation keeps that training's statistics;
+- the teacher is what is kept. Where there is a validation split, of each stage the network with its least mean error,
+  the second's start among them.
 
 A point's confidence is ours too: 1 - spread / (5 % of the width), not below 0, where spread is how far (root mean
 square) the point, carried back, lies from itself when the image is slightly turned, scaled and shifted.
@@ -37,13 +36,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,6 +53,7 @@ from medgen.errors import UserError
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
 from medgen.metrics import points as point_measures
+from medgen.nn.dag import DAG, Evolution
 from medgen.nn.hrnet import HRNet, joined
 from medgen.pace import seconds_an_update
 from medgen.radiographs import Change, Pools, changed, frame, gather, random_change
@@ -88,10 +87,12 @@ class TrainConfig(Config):
         json_schema_extra=_unit("side"),
     )  # fmt: skip
     local_weight: float = Field(1.0, ge=0, le=100, description="w1: weight of the local loss")
-    js_weight: float = Field(1.0, ge=0, le=1000, description="w2: weight of the JS divergence; 0: few-shot DAG without")
+    js_weight: float = Field(
+        30.0, ge=0, le=1000, description="w2: weight of the JS divergence; 0: few-shot DAG without"
+    )
     smoothing: float = Field(0.99, ge=0, lt=1, description="alpha: how slowly the teacher follows (equation 4)")
     noise: float = Field(
-        0.1, ge=0, le=2, description="Gaussian noise on the student's images",
+        0.02, ge=0, le=2, description="Gaussian noise on the student's images",
         json_schema_extra=_unit("standard deviation"),
     )  # fmt: skip
     ratio: int = Field(
@@ -108,6 +109,19 @@ class TrainConfig(Config):
     translation: float = Field(0.06, ge=0, le=0.5, description="Largest random shift", json_schema_extra=_unit("side"))
     contrast: float = Field(0.3, ge=0, le=0.9, description="Largest random change of contrast and brightness")
     validate_every: int = Field(500, ge=1, le=100_000, description="Updates between looks at the validation images")
+
+
+class Settings(Config):
+    """What a model keeps beside its config: what its landmarks are called."""
+
+    names: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(min_length=1, max_length=1000)
+
+    @field_validator("names")
+    @classmethod
+    def _differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a name stands twice")
+        return names
 
 
 class ApplyConfig(Config):
@@ -139,96 +153,9 @@ class FeatureMap(nn.Module):
         return self.last(joined(self.hrnet(images)))
 
 
-def sampled(features: Tensor, vertices: Tensor) -> Tensor:
-    """(B, C, h, w) at vertices (B, N, 2), shares of the sides along h and w -> (B, N, C), bilinear."""
-    grid = (2 * vertices - 1).flip(-1)[:, :, None]
-    return F.grid_sample(features, grid.to(features.dtype), padding_mode="border", align_corners=False)[..., 0].mT
-
-
-def shape_features(vertices: Tensor) -> Tensor:
-    """(B, N, 2) -> (B, N, 2 N): from each vertex to all of them."""
-    return (vertices[:, None] - vertices[:, :, None]).flatten(2)
-
-
-class GraphConvolution(nn.Module):
-    """f' = W1 f + E W2 f: (B, N, inputs) -> (B, N, outputs), edges E (N, N)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.own, self.others = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs, bias=False)
-
-    def forward(self, vertices: Tensor, edges: Tensor) -> Tensor:
-        return self.own(vertices) + edges @ self.others(vertices)
-
-
-class GCN(nn.Module):
-    """Graph convolutions over N vertices with learnt edges: one in, two residual ones, one out that starts at 0."""
-
-    def __init__(self, points: int, inputs: int, width: int, outputs: int) -> None:
-        super().__init__()
-        self.edges = nn.Parameter(torch.full((points, points), 1.0 / points))
-        self.first = GraphConvolution(inputs, width)
-        self.middle = nn.ModuleList(GraphConvolution(width, width) for _ in range(2))
-        self.last = GraphConvolution(width, outputs)
-        for parameter in self.last.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, vertices: Tensor) -> Tensor:
-        vertices = F.relu(self.first(vertices, self.edges))
-        for layer in self.middle:
-            vertices = vertices + F.relu(layer(vertices, self.edges))
-        return self.last(vertices, self.edges)
-
-
-@dataclass
-class Evolution:
-    """What a DAG gives: the CNN's map (B, C, h, w), the vertices (B, N, 2) after the global and the last local GCN."""
-
-    features: Tensor
-    placed: Tensor
-    local: Tensor
-
-
-class DAG(nn.Module):
-    """The deep adaptive graph. Images (B, 1, size, size) -> Evolution; vertices are shares of the square's sides.
-
-    mean_shape: (N, 2).
-    """
-
-    mean_shape: Tensor
-
-    def __init__(self, config: TrainConfig, mean_shape: Tensor) -> None:
-        super().__init__()
-        points = len(mean_shape)
-        self.register_buffer("mean_shape", mean_shape.clone())
-        self.cnn = FeatureMap(config)
-        inputs = config.features + 2 * points
-        self.global_gcn = GCN(points, inputs, config.graph_width, 6)
-        self.local_gcns = nn.ModuleList(GCN(points, inputs, config.graph_width, 2) for _ in range(config.iterations))
-
-    def forward(self, images: Tensor) -> Evolution:
-        features = self.cnn(images).float()
-        with torch.autocast(images.device.type, enabled=False):  # half precision would be too coarse for positions
-            return self._evolved(features)
-
-    def _evolved(self, features: Tensor) -> Evolution:
-        start = self.mean_shape.expand(len(features), -1, -1)
-        placed = self._affine(start, self.global_gcn(self._signal(features, start)).mean(dim=1))
-        local = placed
-        for gcn in self.local_gcns:
-            local = local + gcn(self._signal(features, local.detach()))
-        return Evolution(features, placed, local)
-
-    @staticmethod
-    def _signal(features: Tensor, vertices: Tensor) -> Tensor:
-        return torch.cat((sampled(features, vertices), shape_features(vertices)), dim=-1)
-
-    @staticmethod
-    def _affine(shape: Tensor, numbers: Tensor) -> Tensor:
-        """The shape (B, N, 2) under I + A about its centre, and moved by b: six numbers (B, 6) for A and b."""
-        centre = shape.mean(dim=1, keepdim=True)
-        change, shift = numbers[:, :4].unflatten(1, (2, 2)), numbers[:, None, 4:]
-        return shape + (shape - centre) @ change.mT + shift
+def build(config: TrainConfig, mean_shape: Tensor) -> DAG:
+    """The untrained network; mean_shape: (N, 2)."""
+    return DAG(FeatureMap(config), config.features, mean_shape, config.graph_width, config.iterations)
 
 
 # --- losses
@@ -270,7 +197,7 @@ class Fit:
         self.pools, self.config, self.run = pools, config, run
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
-            network = DAG(config, pools.points.mean(dim=0))
+            network = build(config, pools.points.mean(dim=0))
         self.student = network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = EMA(self.student, config.smoothing)
         self.adam = torch.optim.Adam(self.student.parameters(), lr=config.learning_rate, fused=True)
@@ -297,6 +224,7 @@ class Fit:
                 pretrained = self._kept(self.first, self.student)
                 self.student.load_state_dict(pretrained)
                 self.teacher.load_state_dict(pretrained)
+                self.best.load_state_dict(self.first.state_dict())
             self.run.metric("student loss", self._teach(step), step)
             self._validate(self.graduate, self.best, step, self.config.updates)
         return self._kept(self.best, self.graduate)
@@ -311,7 +239,7 @@ class Fit:
         marked = step % (self.config.ratio + 1) == 0
         pool = (self.pools.marked, self.pools.points) if marked else (self.pools.unmarked,)
         images, points, noise = self._batch(*pool)
-        self.student.train()
+        self.student.eval()  # with statistics of its own, of noisy batches, the teacher would drift away from the marks
         with self.training.autocast():
             found = self.student(images + noise)
             with torch.no_grad():
@@ -381,7 +309,7 @@ _LANDMARKS = Role("landmarks", Kind.POINTS, "Its landmarks, named alike in all; 
 _FOUND = Role("landmarks", Kind.POINTS, "The landmarks; those that were not found are not placed")
 
 _QUICK: dict[str, Any] = {"backbone": "hrnet-small", "ratio": 4, "validate_every": 50}
-_SMOKE = {"size": 64, "width": 4, "features": 16, "graph_width": 32, "batch_size": 4}
+_SMOKE = {"size": 64, "width": 4, "features": 16, "graph_width": 32, "batch_size": 4, "learning_rate": 3e-3}
 _DEMO = {"size": 96, "width": 8, "features": 32, "graph_width": 64}
 
 
@@ -416,7 +344,7 @@ class FewShotDAG(Method):
             outputs=(Role("model", Kind.MODEL, "The trained model"),),
             tiers={
                 "smoke": {**_QUICK, **_SMOKE, "pretrain_updates": 100, "updates": 40},
-                "demo": {**_QUICK, **_DEMO, "pretrain_updates": 900, "updates": 600},
+                "demo": {**_QUICK, **_DEMO, "pretrain_updates": 1200, "updates": 800},
                 "paper": {},
             },
         ),
@@ -465,11 +393,11 @@ class FewShotDAG(Method):
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """A radiograph -> its landmarks with, unless there are no views, a confidence each."""
         assert model is not None
-        image, trained, names = case.get("image", Image), TrainConfig(**model.config), list(model.settings["names"])
+        image, trained, names = case.get("image", Image), model.trained(TrainConfig), list(model.noted(Settings).names)
         if config.least_confidence and not config.views:
             raise UserError("“least_confidence” is set, but “views” is 0 and gives no confidence; raise “views”.")
         framed = frame(image, trained.size)
-        network = load_weights(model.networks["dag"], trained).to(run.device)
+        network = model.network("dag", lambda: build(trained, torch.zeros(len(names), 2))).to(run.device)
         random = np.random.default_rng(0)
         changes = [Change(), *(random_change(4.0, 0.04, 0.015, 0.1, random) for _ in range(config.views))]
         none = torch.empty(0, 2)
@@ -512,7 +440,9 @@ class FewShotDAG(Method):
     ) -> Estimate:
         """Measured on this device: an update of the real CNN on small images, scaled to what the run will do."""
         if isinstance(config, ApplyConfig):
-            trained = TrainConfig(**(model.config if model is not None else {}))
+            if model is None:
+                return Estimate(3 + 2.0 * len(cases), 2**29, 2**14 * len(cases))
+            trained = model.trained(TrainConfig)
             image = seconds_an_update(FeatureMap(trained), (2, 1, 64, 64), run) / 2 * (trained.size / 64) ** 2
             seconds = 3 + len(cases) * (0.05 + (1 + config.views) * image / 3)
             return Estimate(seconds, 2**29 + trained.batch_size * _image_bytes(trained) // 3, 2**14 * len(cases))
@@ -532,10 +462,3 @@ def _image_bytes(config: TrainConfig) -> int:
     """About what one image of a batch takes in a training: the maps of a quarter's size weigh most."""
     maps = 700 if config.backbone == "hrnet" else 160
     return config.size**2 // 16 * 4 * maps * max(config.width, 4) // 4
-
-
-def load_weights(weights: dict[str, Tensor], config: TrainConfig) -> DAG:
-    """The network that they are of."""
-    network = DAG(config, weights["mean_shape"])
-    network.load_state_dict(weights)
-    return network

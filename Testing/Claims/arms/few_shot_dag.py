@@ -27,8 +27,8 @@ from medgen.landmarks.few_shot_dag import (
     FewShotDAG,
     Fit,
     TrainConfig,
+    build,
     dag_loss,
-    load_weights,
     vertices_in,
 )
 from medgen.method import Pool
@@ -62,9 +62,10 @@ class PiModel(Fit):
         marked = step % (self.config.ratio + 1) == 0
         pool = (self.pools.marked, self.pools.points) if marked else (self.pools.unmarked,)
         images, points, noise = self._batch(*pool)
-        self.student.train()
-        found = self.student(images + noise)
-        target = points if marked else self.student(images).local.detach()
+        self.student.eval()
+        with self.training.autocast():
+            found = self.student(images + noise)
+            target = points if marked else self.student(images).local.detach()
         return self.training.step(dag_loss(found, target, self.config), self.student_adam)
 
     @property
@@ -77,20 +78,26 @@ class TemporalEnsemble(Fit):
 
     memory = 0.6
 
+    def __init__(self, pools: Pools, config: TrainConfig, run: Run) -> None:
+        super().__init__(pools, config, run)
+        self.targets = torch.zeros(len(pools.unmarked), *pools.points.shape[1:])
+        self.unmarked_batches = self.epochs = 0
+
     def _teach(self, step: int) -> float:
         if step % (self.config.ratio + 1) == 0:
             images, points, noise = self._batch(self.pools.marked, self.pools.points)
         else:
-            epoch = max(1, len(self.pools.unmarked) // self.config.batch_size)
-            if not hasattr(self, "targets"):
-                self.targets, self.seen = torch.zeros(len(self.pools.unmarked), *self.pools.points.shape[1:]), 0
-            if step % epoch == 1 or not self.seen:
+            if self.unmarked_batches % max(1, len(self.pools.unmarked) // self.config.batch_size) == 0:
                 found = vertices_in(self.student, self.pools.unmarked, self.config.batch_size, self.run)
                 self.targets = self.memory * self.targets + (1 - self.memory) * found
-                self.seen += 1
-            images, points, noise = self._batch(self.pools.unmarked, self.targets / (1 - self.memory**self.seen))
-        self.student.train()
-        return self.training.step(dag_loss(self.student(images + noise), points, self.config), self.student_adam)
+                self.epochs += 1
+            self.unmarked_batches += 1
+            corrected = self.targets / (1 - self.memory**self.epochs)  # a mean that started from 0 is too small
+            images, points, noise = self._batch(self.pools.unmarked, corrected)
+        self.student.eval()
+        with self.training.autocast():
+            found = self.student(images + noise)
+        return self.training.step(dag_loss(found, points, self.config), self.student_adam)
 
     @property
     def graduate(self) -> nn.Module:
@@ -131,10 +138,10 @@ class SpatialConfigurationNet(nn.Module):
         return local * F.interpolate(coarse, size=local.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def heatmap_network(pools: Pools, config: TrainConfig, updates: int, run: Run) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Trained on the marked images with the mean squared error to Gaussians; the weights that validated best."""
+def heatmap_network(pools: Pools, config: TrainConfig, updates: int, run: Run) -> nn.Module:
+    """Trained on the marked images with the mean squared error to Gaussians, with the weights that validated best."""
     torch.manual_seed(run.seed)
-    network = SpatialConfigurationNet(config, len(pools.names))
+    network = SpatialConfigurationNet(config, len(pools.names)).to(run.device)
     adam, random = torch.optim.Adam(network.parameters(), lr=config.learning_rate), np.random.default_rng(run.seed)
     limits, side = (config.rotation, config.scale, config.translation, config.contrast), config.size // 4
     least, best = np.inf, network.state_dict()
@@ -143,24 +150,27 @@ def heatmap_network(pools: Pools, config: TrainConfig, updates: int, run: Run) -
             changed(pools.marked[index], pools.points[index], random_change(*limits, random))
             for index in random.integers(len(pools.marked), size=config.batch_size)
         ]
-        images, places = (torch.stack(part) for part in zip(*batch, strict=True))
+        images, places = (torch.stack(part).to(run.device) for part in zip(*batch, strict=True))
         network.train()
-        loss = F.mse_loss(10 * network(images), 10 * gaussians(places * side - 0.5, (side, side), SIGMA))
+        with run.autocast():
+            maps = network(images)
+        loss = F.mse_loss(10 * maps.float(), 10 * gaussians(places * side - 0.5, (side, side), SIGMA))
         loss.backward()
         adam.step()
         adam.zero_grad()
         if (step + 1) % config.validate_every == 0 or step + 1 == updates:
-            error = float((heatmap_places(network, pools.shown) - pools.shown_points).norm(dim=-1).mean())
+            error = float((heatmap_places(network, pools.shown, run) - pools.shown_points).norm(dim=-1).mean())
             if error < least:
                 least, best = error, {key: value.clone() for key, value in network.state_dict().items()}
-    return network, best
+    network.load_state_dict(best)
+    return network
 
 
 @torch.no_grad()
-def heatmap_places(network: nn.Module, images: Tensor) -> Tensor:
-    """(n, N, 2): the peaks of the heatmaps."""
+def heatmap_places(network: nn.Module, images: Tensor, run: Run) -> Tensor:
+    """(n, N, 2): the peaks of the heatmaps, on the CPU."""
     network.eval()
-    maps = torch.cat([network(part.float()) for part in images.split(16)])
+    maps = torch.cat([network(part.to(run.device).float()).cpu() for part in images.split(16)])
     return (argmax(maps)[0] + 0.5) / maps.shape[-1]
 
 
@@ -184,14 +194,14 @@ def run_seed(seed: int, registration: Any, folder: Path, done: set[str]) -> Iter
             continue
         images = torch.stack([frame(case.get("image", Image), config.size).data for case in tested])
         if arm.name == "heatmap":
-            network, weights = heatmap_network(pools, config, arm.updates, Run(folder / "run", seed=seed, device="cpu"))
-            network.load_state_dict(weights)
-            places = heatmap_places(network, images)
+            run = Run(folder / f"run-{seed}" / arm.name, seed=seed)
+            places = heatmap_places(heatmap_network(pools, config, arm.updates, run), images, run)
         else:
             run, way, changes = _prepared(arm.name, arm.updates, pools, config, folder / f"run-{seed}", seed)
             chosen = train.configure(settings["tier"], {**settings["train"], **changes})
             weights = way(pools, chosen, run).fit()  # type: ignore[arg-type]
-            network = load_weights(weights, config)
+            network = build(config, weights["mean_shape"].cpu()).to(run.device)
+            network.load_state_dict(weights)
             places = vertices_in(network, images, config.batch_size, run)
         rows = []
         for case, place in zip(tested, places, strict=True):
@@ -205,15 +215,15 @@ def _prepared(
 ) -> tuple[Run, type[Fit], dict[str, Any]]:
     """How to train an arm; those that learn from unmarked images resume a copy of the seed's pre-training."""
     if arm == "DAG":
-        return Run(folder / "dag", seed=seed, device="cpu"), Fit, {"pretrain_updates": updates, "updates": 0}
+        return Run(folder / "dag", seed=seed), Fit, {"pretrain_updates": updates, "updates": 0}
     way, changes = WAYS[arm]
     pretrained, own = folder / "pretrained", folder / arm.replace(" ", "-")
     if not (pretrained / "checkpoint.pt").exists():
         first = FewShotDAG().operation("train").configure(None, {**config.model_dump(), "updates": 0})
-        Fit(pools, first, Run(pretrained, seed=seed, device="cpu")).fit()  # type: ignore[arg-type]
+        Fit(pools, first, Run(pretrained, seed=seed)).fit()  # type: ignore[arg-type]
     shutil.copytree(pretrained, own, dirs_exist_ok=True)
     left = updates - config.pretrain_updates
-    return Run(own, seed=seed, resume=True, device="cpu"), way, {**changes, "updates": left}
+    return Run(own, seed=seed, resume=True), way, {**changes, "updates": left}
 
 
 def _hands(folder: Path, seed: int, settings: dict[str, Any]) -> tuple[list[Case], list[Case]]:
