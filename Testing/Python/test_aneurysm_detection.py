@@ -30,10 +30,9 @@ from medgen.landmarks.aneurysm_detection import (
     choose_patches,
     focal_loss,
     places_in,
-    probability,
 )
 from medgen.lattice import displacement, draw_lattice
-from medgen.lesions import MarkedVolume
+from medgen.lesions import MarkedVolume, look_through
 from medgen.method import Kind, Role
 from medgen.nn.unet import UNet, parameter_count
 from medgen.patches import working_grid
@@ -228,11 +227,11 @@ class Itself(nn.Module):
 def test_the_middles_of_the_windows_make_the_whole_and_dark_windows_are_skipped(tmp_path: Path) -> None:
     volume, run = volume_of(scene(4)), a_run(tmp_path)
     grid = working_grid(scene(4)["image"], 1.0)
-    whole, skipped, windows = probability(Itself(), volume, grid, 24, apply_config(margin=8), run)
+    whole, skipped, windows = look_through(Itself(), volume, grid, 24, 8, 0.0, run)
     expected = torch.sigmoid(20 * (volume.data.float() - 0.5))
     torch.testing.assert_close(whole, expected, atol=1e-4, rtol=1e-3)
     assert (skipped, windows) == (0, 5 * 5 * 4)
-    some, skipped, _ = probability(Itself(), volume, grid, 24, apply_config(margin=8, skip=97.0), run)
+    some, skipped, _ = look_through(Itself(), volume, grid, 24, 8, 97.0, run)
     assert 0 < skipped < windows
     left_out = some == 0
     assert bool(left_out.any()) and torch.equal(some[~left_out], whole[~left_out])
