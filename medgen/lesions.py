@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from medgen.case import Affine, Image, Points, Sphere
 from medgen.geometry import WorkingGrid, sample_linear
+from medgen.jobs import Run
 from medgen.patches import Vector, antialiased, grid_affine
-from medgen.tiles import Index
+from medgen.tiles import Index, tiled
 
 _COUNTED = 2_000_000  # voxels at most that percentiles are taken over
+_AT_ONCE = 2**17  # voxels of windows looked at together: small windows alone are slower, on a CPU too
 
 
 @dataclass
@@ -33,24 +35,25 @@ class MarkedVolume:
         """Its intensities scaled by their lowest and highest, and smoothed for a coarser `voxel` (mm)."""
         values = image.data[0].float()
         low, high = values.min(), values.max()
-        scaled = antialiased((values - low) / (high - low), image.spacing, voxel)
+        scaled = antialiased((values - low) / (high - low).clamp(min=1e-12), image.spacing, voxel)
         return cls(scaled.half(), image.affine, lesions)
 
     def look(self, places: Vector) -> Tensor:
         """Intensities (…) float32 at places (…, 3) RAS mm, linear between voxels; 0 outside the volume."""
-        index = (places - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
-        shape = np.array(self.data.shape)
-        lowest, highest = (reduce(index, axis=tuple(range(index.ndim - 1))) for reduce in (np.min, np.max))
-        first = np.clip(np.floor(lowest).astype(int), 0, shape - 1)
-        last = np.clip(np.ceil(highest).astype(int) + 1, first + 1, shape)
+        index = torch.from_numpy((places - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T)
+        shape = torch.tensor(self.data.shape)
+        lowest, highest = torch.aminmax(index.reshape(-1, 3), dim=0)
+        first = lowest.floor().long().clamp(min=0).minimum(shape - 1)
+        last = (highest.ceil().long() + 1).maximum(first + 1).minimum(shape)
         near = self.data[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))].float()
-        return sample_linear(near[None], torch.from_numpy(index - first), 0.0)[0]
+        return sample_linear(near[None], index - first, 0.0)[0]
 
     def inside(self, places: Vector) -> Tensor:
         """(…) bool: which places (…, 3) RAS mm lie in a lesion."""
         found = np.zeros(places.shape[:-1], dtype=bool)
         for sphere in self.lesions:
-            found |= np.square(places - sphere.centre).sum(axis=-1) <= sphere.radius**2
+            offsets = places - sphere.centre
+            found |= np.einsum("...a,...a->...", offsets, offsets) <= sphere.radius**2
         return torch.from_numpy(found)
 
     def percentiles(self, *shares: float) -> list[float]:
@@ -77,7 +80,7 @@ def spaced(places: Vector, count: int, apart: float, taken: Sequence[Vector]) ->
         left = left[np.square(left - place).sum(axis=1) >= apart**2]
     found: list[Vector] = []
     while len(found) < count and len(left):
-        found.append(left[0])
+        found.append(left[0].copy())  # a view would keep all of `left`
         left = left[1:][np.square(left[1:] - left[0]).sum(axis=1) >= apart**2]
     return found
 
@@ -109,6 +112,51 @@ class Windows:
         index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         affine = grid_affine(self.grid, self.source.affine)
         return self.source.look(index @ affine[:3, :3].T + affine[:3, 3])[None]
+
+
+def windows_over(grid: WorkingGrid, core: int) -> int:
+    """How many windows look at a working grid."""
+    return math.prod(math.ceil(size / core) for size in grid.shape)
+
+
+def look_through(
+    network: nn.Module, source: MarkedVolume, grid: WorkingGrid, side: int, margin: int, skip: float, run: Run
+) -> tuple[Tensor, int, int]:
+    """Probabilities (i, j, k) of a working grid, how many windows were skipped, and how many there are.
+
+    Windows of `side` voxels overlap by 2 `margin`, and each gives its middle alone. One whose middle is all darker than
+    percentile `skip` of the volume is not looked at and has probability 0; with 0 none is.
+    network: (N, 1, side, side, side) -> logits of that shape.
+    """
+    network.to(run.device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    core = side - 2 * margin
+    inner = (..., *(slice(margin, margin + core),) * 3)
+    level = source.percentiles(skip)[0] if skip else -1.0
+    skipped = 0
+
+    def middle(windows: Tensor) -> Tensor:
+        with run.autocast():
+            logits = network(windows.contiguous(memory_format=torch.channels_last_3d)).float()
+        return torch.sigmoid(logits)[inner]
+
+    def dark(window: Tensor) -> bool:
+        nonlocal skipped
+        is_dark = bool(window[inner].max() < level)
+        skipped += is_dark
+        return is_dark
+
+    found = tiled(
+        middle,
+        Windows(source, grid, core, margin),
+        window=(core, core, core),
+        overlap=0.0,
+        skip=dark,
+        batch=max(1, _AT_ONCE // side**3),
+        device=run.device,
+        progress=lambda done, total: run.progress(done, total, "apply"),
+    )
+    i, j, k = grid.shape
+    return found[0, :i, :j, :k], skipped, windows_over(grid, core)
 
 
 def components(found: Tensor, affine: Affine, threshold: float, name: str) -> tuple[Points, list[Sphere]]:

@@ -30,17 +30,16 @@ from medgen.landmarks.aneurysm_detection import (
     choose_patches,
     focal_loss,
     places_in,
-    probability,
 )
 from medgen.lattice import displacement, draw_lattice
-from medgen.lesions import MarkedVolume
+from medgen.lesions import MarkedVolume, look_through
 from medgen.method import Kind, Role
 from medgen.nn.unet import UNet, parameter_count
 from medgen.patches import working_grid
 
 METHOD = AneurysmDetection()
 TRAIN, APPLY = METHOD.operation("train"), METHOD.operation("apply")
-TINY: dict[str, Any] = {"voxel": 1.0, "patch": 24, "width": 2, "duplicates": 4, "vessel_patches": 4}
+TINY: dict[str, Any] = {"voxel": 1.0, "patch": 16, "width": 2, "duplicates": 4, "vessel_patches": 4}
 TINY |= {"tissue_patches": 3, "apart": 6.0, "updates": 4, "batch_size": 2, "validate_every": 2}
 SPHERES = Role("aneurysms", Kind.SPHERE, "", many=True, may_be_empty=True)
 
@@ -116,7 +115,7 @@ def test_the_middle_stays_every_other_knot_moves_up_to_the_distortion_and_a_shif
 
 
 def test_a_patch_lies_around_its_centre_turned_and_shifted_in_mm() -> None:
-    config, centre = train_config(voxel=0.4), np.array([10.0, -20.0, 30.0])
+    config, centre = train_config(voxel=0.4, patch=24), np.array([10.0, -20.0, 30.0])
     plain = places_in(Patch(0, centre), config)
     np.testing.assert_allclose(plain.mean(axis=(0, 1, 2)), centre)
     np.testing.assert_allclose(plain[1, 0, 0] - plain[0, 0, 0], (0.4, 0, 0))
@@ -228,11 +227,11 @@ class Itself(nn.Module):
 def test_the_middles_of_the_windows_make_the_whole_and_dark_windows_are_skipped(tmp_path: Path) -> None:
     volume, run = volume_of(scene(4)), a_run(tmp_path)
     grid = working_grid(scene(4)["image"], 1.0)
-    whole, skipped, windows = probability(Itself(), volume, grid, 24, apply_config(margin=8), run)
+    whole, skipped, windows = look_through(Itself(), volume, grid, 24, 8, 0.0, run)
     expected = torch.sigmoid(20 * (volume.data.float() - 0.5))
     torch.testing.assert_close(whole, expected, atol=1e-4, rtol=1e-3)
     assert (skipped, windows) == (0, 5 * 5 * 4)
-    some, skipped, _ = probability(Itself(), volume, grid, 24, apply_config(margin=8, skip=97.0), run)
+    some, skipped, _ = look_through(Itself(), volume, grid, 24, 8, 97.0, run)
     assert 0 < skipped < windows
     left_out = some == 0
     assert bool(left_out.any()) and torch.equal(some[~left_out], whole[~left_out])
@@ -258,7 +257,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[bundle.Model, lis
     events: list[Event] = []
     cases = [scene(seed, sacs=2 if seed % 2 else 1) for seed in range(6)]
     config = train_config(
-        width=4, updates=60, batch_size=4, duplicates=12, learning_rate=5e-3, schedule="cosine", shift=5.0
+        width=4,
+        updates=80,
+        batch_size=6,
+        duplicates=12,
+        learning_rate=0.01,
+        schedule="cosine",
+        shift=3.0,
+        distortion=2.5,
     )
     run = a_run(tmp_path_factory.mktemp("model"), events)
     return METHOD.fit(cases, [False] * 5 + [True], config, run), events
@@ -335,11 +341,19 @@ def test_from_a_cohort_to_points_and_spheres_in_files(tmp_path: Path) -> None:
     assert record["method"] == METHOD.slug and record["config"]["threshold"] == 0.01
 
 
-def test_finding_nothing_is_a_result(tmp_path: Path) -> None:
+def blind(folder: Path | None = None) -> bundle.Model:
+    """A model that takes nothing for an aneurysm."""
     config = train_config()
     network = method.build_network(config, share=1e-5)
     nn.init.zeros_(network.head.weight)
     model = bundle.Model(METHOD.slug, {"unet": network.state_dict()}, config.model_dump(), {"dimmest": 99.0})
+    if folder is not None:
+        bundle.save(model, folder)
+    return model
+
+
+def test_finding_nothing_is_a_result(tmp_path: Path) -> None:
+    model = blind()
     image = tmp_path / "image.nii.gz"
     io.write_image(scene(1)["image"], image)
     run = a_run(tmp_path / "run")
@@ -349,6 +363,68 @@ def test_finding_nothing_is_a_result(tmp_path: Path) -> None:
     )
     (points,) = markups.read(written["points"], Role("points", Kind.POINTS, ""))
     assert points.names == [] and markups.read(written["aneurysms"], SPHERES) == []
+
+
+def test_an_image_without_contrast_holds_nothing(trained: tuple[bundle.Model, list[Event]], tmp_path: Path) -> None:
+    flat = scene(1)["image"]
+    flat.data = torch.full_like(flat.data, 7.0)
+    result = METHOD.apply(Case({"image": flat}), apply_config(window=40), a_run(tmp_path), trained[0])
+    assert result["points"].names == [] and result["aneurysms"] == []
+
+
+@pytest.mark.slow
+def test_a_batch_gives_every_case_its_points_and_spheres_though_nothing_is_found(tmp_path: Path) -> None:
+    blind(tmp_path / "model")
+    for number in (1, 2):
+        io.write_image(scene(number)["image"], tmp_path / f"{number}.nii.gz")
+    io.write_rows([{"image": f"{number}.nii.gz", "subject": f"p{number}"} for number in (1, 2)], tmp_path / "cases.csv")
+    command = [
+        "batch",
+        str(tmp_path / "model"),
+        str(tmp_path / "cases.csv"),
+        "-o",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
+    assert main([*command, "--set", "window=48", "--progress", "none"]) == 0
+    for kind in ("points", "aneurysms"):
+        assert len(list((tmp_path / "out").rglob(f"*{kind}.mrk.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({}, {}),
+        ({"dimmest": "dark"}, {}),
+        ({"dimmest": 1e9}, {}),
+        ({"dimmest": math.nan}, {}),
+        ({"dimmest": 99.0, "more": 1}, {}),
+        ({"dimmest": 99.0}, {"width": 10**9}),
+        ({"dimmest": 99.0}, {"patch": 25}),
+        ({"dimmest": 99.0}, {"voxel": 1e-9}),
+    ],
+)
+def test_a_strangers_record_is_refused_in_a_sentence(
+    settings: dict[str, Any], changed: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**train_config().model_dump(mode="json"), **changed}
+    weights = method.build_network(train_config()).state_dict()
+    model, case = bundle.Model(METHOD.slug, {"unet": weights}, config, settings, name="m"), scene(1)
+    with pytest.raises(UserError, match="Model “m” has a record that cannot be used"):
+        METHOD.apply(case, apply_config(window=24), a_run(tmp_path), model)
+    if changed:
+        with pytest.raises(UserError, match="Model “m” has a record that cannot be used"):
+            METHOD.estimate(APPLY, [case], apply_config(window=24), a_run(tmp_path), model)
+
+
+def test_a_strangers_weights_of_another_width_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    weights = method.build_network(train_config()).state_dict()
+    wide = train_config(width=64).model_dump(mode="json")
+    for networks, words in (({"unet": weights}, "weights that do not fit"), ({}, "lacks the network “unet”")):
+        model = bundle.Model(METHOD.slug, networks, wide, {"dimmest": 99.0}, name="m")
+        with pytest.raises(UserError, match=f"Model “m” .*{words}"):
+            METHOD.apply(scene(1), apply_config(window=24), a_run(tmp_path), model)
 
 
 # --- what is refused, and what it will cost
@@ -372,21 +448,22 @@ def test_unfit_cohorts_are_refused_in_a_sentence(tmp_path: Path) -> None:
         METHOD.fit([two], [False], train_config(), run)
     with pytest.raises(UserError, match="No aneurysm is marked"):
         METHOD.estimate(TRAIN, [scene(1, sacs=0)], train_config(), run)
-    with pytest.raises(UserError, match="“margin” = 12 leaves nothing of a window of 24 voxels"):
+    with pytest.raises(UserError, match="“margin” = 12 leaves nothing of a window of 16 voxels"):
         method.window_side(apply_config(margin=12), train_config())
 
 
-def test_a_line_of_no_length_ends_a_training_with_a_sentence_and_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("points", "words"), [(2, "has no length"), (1, "does not have its two points")])
+def test_a_line_that_is_none_ends_a_training_with_a_sentence_and_code_2(
+    points: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     io.write_image(scene(1)["image"], tmp_path / "image.nii.gz")
-    dot = {"type": "Line", "name": "dot", "controlPoints": [{"label": "", "position": [10, 10, 10]}] * 2}
+    dot = {"type": "Line", "name": "dot", "controlPoints": [{"label": "", "position": [10, 10, 10]}] * points}
     (tmp_path / "dot.mrk.json").write_text(json.dumps({"markups": [dot]}))
     io.write_rows([{"image": "image.nii.gz", "aneurysms": "dot.mrk.json"}], tmp_path / "cohort.csv")
     command = ["train", METHOD.slug, str(tmp_path / "cohort.csv"), "-o", str(tmp_path / "model")]
     assert main([*command, "--tier", "smoke", "--progress", "none"]) == 2
     error = capsys.readouterr().err
-    assert "cohort.csv, line 2" in error and "Line “dot”" in error and "has no length" in error
+    assert "cohort.csv, line 2" in error and "Line “dot”" in error and words in error
     assert not (tmp_path / "model").exists()
 
 
@@ -411,6 +488,6 @@ def test_more_is_said_to_cost_more(tmp_path: Path) -> None:
     assert epochs.seconds > few.seconds  # 22 patches, 2 an update: 550 updates
     config = train_config()
     model = bundle.Model(METHOD.slug, {}, config.model_dump(), {"dimmest": 99.0})
-    whole = METHOD.estimate(APPLY, cases, apply_config(), run, model)
-    skipping = METHOD.estimate(APPLY, cases, apply_config(skip=90.0), run, model)
+    whole = METHOD.estimate(APPLY, cases, apply_config(window=24), run, model)
+    skipping = METHOD.estimate(APPLY, cases, apply_config(skip=90.0, window=24), run, model)
     assert whole.seconds > 3 and not whole.notes and "less" in skipping.notes[0]

@@ -262,7 +262,7 @@ def test_phantoms_are_made_with_numpy_and_simpleitk_alone() -> None:
     code = (
         "import sys\nfrom medgen.phantoms import PHANTOMS\n"
         "sizes = {'abdomen-ct': (16, 16, 16), 'mitochondria': (16, 16, 16), 'hand-xray': (32, 40)}\n"
-        "sizes |= {'mr-angiogram': (40,) * 3}\n"
+        "sizes['mr-angiogram'] = (40, 40, 40)\n"
         "for name, size in sizes.items():\n    PHANTOMS[name].make(0, size=size)\n"
         "unwanted = {'torch', 'scipy', 'monai', 'skimage', 'pydantic', 'matplotlib', 'vtk', 'slicer'}\n"
         "print(sorted(unwanted & {name.split('.')[0] for name in sys.modules}))\n"

@@ -58,23 +58,20 @@ from medgen.bundle import Model
 from medgen.case import Case, Image, Points
 from medgen.cohort import Collection
 from medgen.errors import UserError
-from medgen.geometry import WorkingGrid
 from medgen.jobs import Run
 from medgen.lattice import Lattice, displacement, draw_lattice
-from medgen.lesions import MarkedVolume, Windows, components, spaced
+from medgen.lesions import MarkedVolume, components, look_through, spaced, windows_over
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window
 from medgen.metrics import froc
 from medgen.metrics.overlap import Confusion
 from medgen.nn.unet import UNet
 from medgen.pace import seconds_an_update
 from medgen.patches import Vector, grid_affine, working_grid
-from medgen.tiles import tiled
 from medgen.training import Randomness, Training
 
 _VESSELS = 95.0  # percentile above which a voxel may be the centre of a patch on a vessel
 _TISSUE = (20.0, 80.0)  # percentiles between which the other negative patches are centred
-_DRAWN = 200_000  # voxels at most from which the centres in tissue are taken
-_AT_ONCE = 2**17  # voxels of windows looked at together: small windows alone are slower, on a CPU too
+_DRAWN = 50_000  # voxels of a volume, from which the centres in tissue are taken
 _GAMMA, _ALPHA = 2.0, 0.25  # of the focal loss
 
 
@@ -90,7 +87,7 @@ class TrainConfig(Config):
 
     voxel: float = _paper(0.4, "Voxel worked at", "mm", ge=0.1, le=2)
     # Under 24 the deepest level would have less than a kernel of 3.
-    patch: int = _paper(48, "Side of a patch", "voxel", ge=24, le=128, multiple_of=8, **lowers_memory())
+    patch: int = _paper(48, "Side of a patch", "voxel", ge=16, le=128, multiple_of=8, **lowers_memory())
     width: int = _paper(32, "Channels that the network's first convolution gives out", ge=2, le=64, **lowers_memory())
     duplicates: int = _paper(50, "Patches made of each aneurysm", ge=1, le=1000)
     distortion: float = _paper(
@@ -134,6 +131,12 @@ class ApplyConfig(Config):
     )
 
 
+class Settings(Config):
+    """What a model keeps beside its config: the percentile of its volume that the dimmest aneurysm reaches."""
+
+    dimmest: float = Field(ge=0, le=100)
+
+
 # --- patches
 
 
@@ -157,12 +160,14 @@ def choose_patches(
         for _ in range(config.duplicates)
     ]
     low, high, bright = angiogram.percentiles(*_TISSUE, _VESSELS)
-    vessels = torch.nonzero(angiogram.data >= bright)
-    order = torch.argsort(angiogram.data[tuple(vessels.T)].float(), descending=True, stable=True)
-    tissue = torch.nonzero((angiogram.data >= low) & (angiogram.data <= high))
-    drawn = generator.choice(len(tissue), min(_DRAWN, len(tissue)), replace=False)
-    for voxels, count in ((vessels[order], config.vessel_patches), (tissue[drawn], config.tissue_patches)):
-        places = voxels.double().numpy() @ angiogram.affine[:3, :3].T + angiogram.affine[:3, 3]
+    values = angiogram.data.flatten()
+    vessels = torch.nonzero(values >= bright)[:, 0]
+    vessels = vessels[torch.argsort(values[vessels].float(), descending=True, stable=True)]
+    drawn = torch.from_numpy(generator.integers(0, len(values), _DRAWN))
+    tissue = drawn[(values[drawn] >= low) & (values[drawn] <= high)]
+    for voxels, count in ((vessels, config.vessel_patches), (tissue, config.tissue_patches)):
+        index = np.stack(np.unravel_index(voxels.numpy(), tuple(angiogram.data.shape)), axis=1)
+        places = index @ angiogram.affine[:3, :3].T + angiogram.affine[:3, 3]
         found = spaced(places, count, config.apart, centres)
         chosen += [Patch(number, place) for place in found]
         centres += found
@@ -307,50 +312,6 @@ class Fit:
         return [voxels.tp, voxels.fp, voxels.fn, voxels.tn, patches.tp, patches.fp, patches.fn, patches.tn]
 
 
-# --- prediction
-
-
-def probability(
-    network: nn.Module, angiogram: MarkedVolume, grid: WorkingGrid, side: int, config: ApplyConfig, run: Run
-) -> tuple[Tensor, int, int]:
-    """Probabilities (i, j, k) of the working grid, and how many windows were skipped of how many.
-
-    Each window of `side` voxels gives its middle alone (section 2.2); what is skipped has probability 0.
-    """
-    network.to(run.device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
-    core, margin = side - 2 * config.margin, config.margin
-    inner = slice(margin, margin + core)
-    level = angiogram.percentiles(config.skip)[0] if config.skip else -1.0
-    skipped: list[None] = []
-
-    def middle(windows: Tensor) -> Tensor:
-        with run.autocast():
-            logits = network(windows.contiguous(memory_format=torch.channels_last_3d)).float()
-        return torch.sigmoid(logits)[:, :, inner, inner, inner]
-
-    def dark(window: Tensor) -> bool:
-        is_dark = bool(window[:, inner, inner, inner].max() < level)
-        skipped.extend([None] * is_dark)
-        return is_dark
-
-    found = tiled(
-        middle,
-        Windows(angiogram, grid, core, margin),
-        window=(core, core, core),
-        overlap=0.0,
-        skip=dark,
-        batch=max(1, _AT_ONCE // side**3),
-        device=run.device,
-        progress=lambda done, total: run.progress(done, total, "apply"),
-    )
-    i, j, k = grid.shape
-    return found[0, :i, :j, :k], len(skipped), _windows(grid, core)
-
-
-def _windows(grid: WorkingGrid, core: int) -> int:
-    return math.prod(math.ceil(size / core) for size in grid.shape)
-
-
 # --- the method
 
 _IMAGE = Role("image", Kind.IMAGE, "The angiogram, time-of-flight MR", modality="MR", reference=True)
@@ -452,27 +413,24 @@ class AneurysmDetection(Method):
             "dimmest aneurysm's percentile": round(dimmest, 2),
             "seconds": round(time.monotonic() - began, 1),
         }
-        settings = {"dimmest": dimmest}
-        return Model(self.slug, {"unet": fit.network.state_dict()}, config.model_dump(mode="json"), settings, facts)
+        networks, settings = {"unet": fit.network.state_dict()}, Settings(dimmest=dimmest).model_dump()
+        return Model(self.slug, networks, config.model_dump(mode="json"), settings, facts)
 
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """An angiogram -> candidates as points and as spheres; none is a valid result."""
         assert model is not None
-        trained = TrainConfig(**model.config)
-        _check_image(case)
-        side = window_side(config, trained)
-        network = build_network(trained)
-        network.load_state_dict(model.networks["unet"])
-        image = case.get("image", Image)
+        trained, dimmest = model.trained(TrainConfig), model.noted(Settings).dimmest
+        image, side = checked_image(case), window_side(config, trained)
+        network = model.network("unet", lambda: build_network(trained))
         grid = working_grid(image, trained.voxel)
         angiogram = MarkedVolume.of(image, [], trained.voxel)
-        found, skipped, windows = probability(network, angiogram, grid, side, config, run)
+        found, skipped, windows = look_through(network, angiogram, grid, side, config.margin, config.skip, run)
         points, spheres = components(found, grid_affine(grid, image.affine), config.threshold, "aneurysm")
         run.log(f"Candidates: {len(spheres)}. Windows skipped as too dark: {skipped} of {windows}.")
-        if config.skip > model.settings["dimmest"]:
+        if config.skip > dimmest:
             run.log(
                 f"An aneurysm of the training is dimmer than “skip” ({config.skip:g}): one like it may lie in a window "
-                f"that was skipped; lower it to {math.floor(model.settings['dimmest'])} to look there."
+                f"that was skipped; lower it to {math.floor(dimmest)} to look there."
             )
         return Case({"points": points, "aneurysms": spheres})
 
@@ -507,19 +465,18 @@ class AneurysmDetection(Method):
 
 
 def _estimate_apply(cases: list[Case], config: ApplyConfig, run: Run, model: Model | None) -> Estimate:
-    for case in cases:
-        _check_image(case)
+    images = [checked_image(case) for case in cases]
     if model is None:
         return Estimate(60.0 * len(cases), 2**31, 2**16)
-    trained = TrainConfig(**model.config)
+    trained = model.trained(TrainConfig)
     side = window_side(config, trained)
-    grids = [working_grid(case.get("image", Image), trained.voxel) for case in cases]
-    looked = sum(_windows(grid, side - 2 * config.margin) for grid in grids) * side**3
+    grids = [working_grid(image, trained.voxel) for image in images]
+    looked = sum(windows_over(grid, side - 2 * config.margin) for grid in grids) * side**3
     largest = max((math.prod(grid.shape) for grid in grids), default=1)
     memory = 2**29 + 9 * largest + 14 * max((case.voxels() for case in cases), default=1)
     notes = ("Dark windows are skipped, so that it may take less.",) if config.skip else ()
     seconds = 3 + looked * (_seconds_a_voxel(trained, run) / 3 + 1e-7)
-    return Estimate(seconds, memory + 120 * max(_AT_ONCE, side**3) * trained.width, 2**16 * len(cases), notes=notes)
+    return Estimate(seconds, memory + 120 * max(2**17, side**3) * trained.width, 2**16 * len(cases), notes=notes)
 
 
 def _seconds_a_voxel(config: TrainConfig, run: Run) -> float:
@@ -545,8 +502,7 @@ def check(cases: Sequence[Case], validation: Sequence[bool]) -> None:
     if not learnt:
         raise UserError("Every case of the cohort is for validation or test; give some the split “train”.")
     for case in cases:
-        _check_image(case)
-        image = case.get("image", Image)
+        image = checked_image(case)
         for sphere in case.many("aneurysms"):
             index = np.linalg.solve(image.affine, np.append(sphere.centre, 1.0))[:3]
             if ((index < -0.5) | (index > np.array(image.shape) - 0.5)).any():
@@ -560,13 +516,15 @@ def check(cases: Sequence[Case], validation: Sequence[bool]) -> None:
         )
 
 
-def _check_image(case: Case) -> None:
+def checked_image(case: Case) -> Image:
+    """The angiogram of a case; UserError where it has several channels."""
     image = case.get("image", Image)
     if image.data.shape[0] != 1:
         raise UserError(
             f"“{image.name or 'image'}” has {image.data.shape[0]} channels, but an angiogram has one; choose or "
             "extract one channel."
         )
+    return image
 
 
 def volume_of(case: Case, voxel: float) -> MarkedVolume:

@@ -21,15 +21,13 @@ from medgen.cohort import read_pool
 from medgen.jobs import Run
 from medgen.landmarks.aneurysm_detection import (
     AneurysmDetection,
-    ApplyConfig,
     TrainConfig,
     build_network,
     choose_patches,
     places_in,
-    probability,
     volume_of,
 )
-from medgen.lesions import MarkedVolume, components
+from medgen.lesions import MarkedVolume, components, look_through
 from medgen.metrics import froc
 from medgen.metrics.overlap import Confusion
 from medgen.patches import grid_affine, working_grid
@@ -95,18 +93,15 @@ def _validation_patches(cases: list[Case], ruler: TrainConfig, seed: int) -> lis
 def _trained(cases: list[Case], config: TrainConfig, run: Run) -> tuple[Maps, Taker]:
     """A model, as a map of a volume and as what it takes of patches."""
     model = AneurysmDetection().fit(cases, [False] * len(cases), config, run)
-    network = build_network(config)
-    network.load_state_dict(model.networks["unet"])
-    network.eval()
-    looked = ApplyConfig(window=32, margin=4)
+    network = model.network("unet", lambda: build_network(config)).to(run.device).eval()
 
     def maps(volume: MarkedVolume, image: Image) -> tuple[Tensor, Affine]:
         grid = working_grid(image, config.voxel)
-        return probability(network, volume, grid, 32, looked, run)[0], grid_affine(grid, image.affine)
+        return look_through(network, volume, grid, 32, 4, 0.0, run)[0], grid_affine(grid, image.affine)
 
     def taker(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return torch.cat([network(part) > 0 for part in images.split(16)])
+            return torch.cat([network(part.to(run.device)).cpu() > 0 for part in images.split(16)])
 
     return maps, taker
 
