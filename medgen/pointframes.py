@@ -11,20 +11,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medgen import augmentation, prepare
 from medgen.case import Case, Image, Points
-from medgen.cohort import Row
+from medgen.cohort import Collection, Row
 from medgen.errors import UserError
 from medgen.frames import frame_of
 from medgen.jobs import Run
-from medgen.method import Kind, Role
+from medgen.method import Config, Kind, Pool, Role, lowers_memory
 from medgen.metrics.points import Matched, matched
 from medgen.nn.heatmaps import gaussians, together
 from medgen.training import Training
@@ -36,6 +38,13 @@ RADIUS = 6 / 512  # of a frame's width: a point farther off is missed (both pape
 IMAGE = Role("image", Kind.IMAGE, "Frame of a video, a picture", dims="2D", reference=True)
 POINTS = Role("points", Kind.POINTS, "A point where each suture enters the tissue; none of a frame without sutures")
 FOUND = Role("points", Kind.POINTS, "A point where each suture was found to enter the tissue; none where there is none")
+
+
+POOLS = (
+    Pool("theatre", (IMAGE, POINTS), "Frames of the kind to find points in"),
+    Pool("simulator", (IMAGE, POINTS), "Frames of another kind", optional=True),
+)
+SECONDS_A_PIXEL = 4e-7  # that a frame's random change and its target take
 
 
 def positions_in(image: Image, points: Points, label: str = "") -> Values:
@@ -60,6 +69,51 @@ def points_from(found: Values, confidence: Sequence[float] | Values, image: Imag
     places = index @ image.affine[:3, :3].T + image.affine[:3, 3]
     names = [f"{name} {number}" for number in range(1, len(order) + 1)]
     return Points(places, names, np.asarray(confidence, float)[order], f"{name}s")
+
+
+# --- settings that trainings on such frames share
+
+
+def _paper(value: Any, unit: str) -> dict[str, Any]:
+    return {"paper": value, "unit": unit}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of random changes: degrees of turning, share of the size, of a change of colours, brightness and contrast."""
+
+    rotation: float
+    scale: float
+    colour: float
+
+
+class FrameConfig(Config):
+    """Canvas, batches and random changes."""
+
+    rows: int = Field(
+        288, ge=32, le=2048, multiple_of=32, description="Height of the canvas that frames are fitted to",
+        json_schema_extra={**_paper(288, "px"), **lowers_memory()},
+    )  # fmt: skip
+    columns: int = Field(
+        512, ge=32, le=2048, multiple_of=32, description="Its width", json_schema_extra=_paper(512, "px")
+    )
+    batch_size: int = Field(
+        8, ge=2, le=256, description="Frames an update, of each kind", json_schema_extra=lowers_memory()
+    )
+    rotation: float = Field(40.0, ge=0, le=180, description="Largest random turn", json_schema_extra={"unit": "degree"})
+    scale: float = Field(0.0, ge=0, le=0.9, description="Largest random change of size, as a share")
+    colour: float = Field(0.2, ge=0, le=0.9, description="Largest random change of colours and brightness, as a share")
+    validate_every: int = Field(500, ge=1, le=100_000, description="Updates between looks at the validation frames")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the canvas: rows, columns."""
+        return self.rows, self.columns
+
+    @property
+    def limits(self) -> Limits:
+        """Of the random changes."""
+        return Limits(self.rotation, self.scale, self.colour)
 
 
 # --- one size
@@ -149,6 +203,17 @@ def read_cases(rows: Sequence[Row], run: Run) -> list[Case]:
     return cases
 
 
+def read_pools(collection: Collection, size: tuple[int, int], run: Run) -> list[list[PointFrame]]:
+    """The frames of each of `POOLS`, on canvases of one size; none of one that is not there."""
+    return [frames_of(read_cases(collection.rows(pool.name), run), size, run.log) for pool in POOLS]
+
+
+def of_pools(cases: Sequence[Case], run: Run) -> list[list[PointFrame]]:
+    """Cases in memory whose row names their pool (the first, where it does not), as small frames to be checked."""
+    own = [[case for case in cases if case.row.get("pool", POOLS[0].name) == pool.name] for pool in POOLS]
+    return [frames_of(some, (32, 32), run.log) for some in own]
+
+
 def marked_frames(frames: Sequence[PointFrame], pool: str) -> tuple[list[PointFrame], list[PointFrame]]:
     """Those that are marked, to learn from and to validate with. UserError where none to learn from has a point."""
     marked = [frame for frame in frames if frame.marked]
@@ -159,15 +224,6 @@ def marked_frames(frames: Sequence[PointFrame], pool: str) -> tuple[list[PointFr
 
 
 # --- random changes
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of random changes: degrees of turning, share of the size, of a change of colours, brightness and contrast."""
-
-    rotation: float
-    scale: float
-    colour: float
 
 
 @dataclass(frozen=True)
@@ -251,6 +307,16 @@ def random_batch(
         return [partial(sample, int(number), random_variation(limits, random)) for number in numbers]
 
     return training.batch(size, draw)
+
+
+@torch.no_grad()
+def map_of(network: nn.Module, pixels: Tensor, run: Run) -> Tensor:
+    """(h, w): what a network (N, 3, h, w) -> (N, 1, h, w) gives for a canvas (3, h, w) in 0..255, on the CPU."""
+    network.eval()
+    frames = normalised(pixels)[None].to(run.device).contiguous(memory_format=torch.channels_last)
+    with run.autocast():
+        found = network(frames)[0, 0]
+    return found.float().cpu()
 
 
 # --- how well points were found

@@ -32,6 +32,7 @@ Several processes: batch normalisation sees each process's own frames; the pools
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -50,10 +51,10 @@ from medgen.case import Case, Image, Points
 from medgen.cohort import Collection
 from medgen.cyclegan import CycleGAN, Recipe, random_pieces
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
+from medgen.method import Config, Estimate, Kind, Method, Operation, Role, lowers_memory
 from medgen.nn.resnet import ResNet
 from medgen.pace import seconds_an_update
-from medgen.pointframes import Limits, PointFrame, frames_of, marked_frames, normalised
+from medgen.pointframes import FrameConfig, PointFrame, marked_frames, normalised
 from medgen.training import Best, Randomness, Training
 
 Values = NDArray[np.float64]
@@ -63,16 +64,9 @@ def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
     return {"paper": value} if unit is None else {"paper": value, "unit": unit}
 
 
-class TrainConfig(Config):
+class TrainConfig(FrameConfig):
     """How to train. Defaults are the paper's where it gives them, and CycleGAN's for the translator."""
 
-    rows: int = Field(
-        288, ge=32, le=2048, multiple_of=32, description="Height of the canvas that frames are fitted to",
-        json_schema_extra={**_paper(288, "px"), **lowers_memory()},
-    )  # fmt: skip
-    columns: int = Field(
-        512, ge=32, le=2048, multiple_of=32, description="Its width", json_schema_extra=_paper(512, "px")
-    )
     encoder: Literal["resnext-50", "resnext-14"] = Field("resnext-50", description="ResNeXt, or its small form")
     width: int = Field(64, ge=8, le=128, multiple_of=8, description="Channels of the encoder's first layer")
     decoder_width: int = Field(
@@ -85,15 +79,11 @@ class TrainConfig(Config):
     simulator: Literal["translated", "joined", "left out"] = Field(
         "translated", description="What becomes of the simulator's frames", json_schema_extra=_paper("translated")
     )
-    updates: int = Field(20_000, ge=1, le=1_000_000, description="Updates of the U-Net")
-    batch_size: int = Field(8, ge=1, le=256, description="Frames an update", json_schema_extra=lowers_memory())
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size; it falls along a cosine to 0")
     rotation: float = Field(
         40.0, ge=0, le=180, description="Largest random turn", json_schema_extra=_paper(40.0, "degree")
     )
-    scale: float = Field(0.0, ge=0, le=0.9, description="Largest random change of size, as a share")
-    colour: float = Field(0.2, ge=0, le=0.9, description="Largest random change of colours and brightness, as a share")
-    validate_every: int = Field(500, ge=1, le=100_000, description="Updates between looks at the validation frames")
+    updates: int = Field(20_000, ge=1, le=1_000_000, description="Updates of the U-Net")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size; it falls along a cosine to 0")
     translator_updates: int = Field(100_000, ge=1, le=10_000_000, description="Updates of CycleGAN")
     translator_crop: int = Field(
         256, ge=32, le=2048, multiple_of=4, description="Side of the pieces it sees, at most the canvas's",
@@ -105,16 +95,6 @@ class TrainConfig(Config):
     translator_rate: float = Field(2e-4, gt=0, le=1, description="Its step size in the first half of the updates")
     cycle_weight: float = Field(10.0, ge=0, le=1000, description="Weight of the cycle loss")
     identity_weight: float = Field(0.5, ge=0, le=10, description="Weight of the identity loss, as a share of that")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Of the canvas."""
-        return self.rows, self.columns
-
-    @property
-    def limits(self) -> Limits:
-        """Of the random changes."""
-        return Limits(self.rotation, self.scale, self.colour)
 
     @property
     def recipe(self) -> Recipe:
@@ -252,7 +232,7 @@ class Fit:
         self.translate()
         self.enlarge()
         for update in self.training.stage("heatmaps", self.config.updates):
-            share = 0.5 * (1 + np.cos(np.pi * update / self.config.updates))
+            share = 0.5 * (1 + math.cos(math.pi * update / self.config.updates))
             for group in self.adam.param_groups:
                 group["lr"] = self.config.learning_rate * share
             frames, maps = self._batch()
@@ -310,7 +290,8 @@ class Fit:
 
     def points(self, frame: PointFrame) -> Values:
         """(n, 2) px that the network as it stands finds on a frame's canvas."""
-        return points_of(heatmap_of(self.network, frame.pixels, self.run), ApplyConfig(cut_above=1.5))[0]
+        rule = ApplyConfig.model_validate({"cut_above": 1.5})
+        return points_of(heatmap_of(self.network, frame.pixels, self.run), rule)[0]
 
 
 def make_network(config: TrainConfig) -> ResNeXtUNet:
@@ -327,14 +308,9 @@ def translated(frame: PointFrame, translator: CycleGAN | None, run: Run) -> Poin
     return PointFrame(((made + 1) * 127.5).round().to(torch.uint8), frame.points, frame.split, True, frame.inner)
 
 
-@torch.no_grad()
 def heatmap_of(network: nn.Module, pixels: Tensor, run: Run) -> Values:
     """(h, w) in 0..1 of a frame (3, h, w) in 0..255."""
-    network.eval()
-    frames = normalised(pixels)[None].to(run.device).contiguous(memory_format=torch.channels_last)
-    with run.autocast():
-        logits = network(frames)[0, 0]
-    return torch.sigmoid(logits.float()).double().cpu().numpy()
+    return torch.sigmoid(pointframes.map_of(network, pixels, run)).double().numpy()
 
 
 # --- the method
@@ -371,10 +347,7 @@ class SutureHeatmap(Method):
             "Learn from marked frames and, translated, from those of a simulator.",
             TrainConfig,
             scope="collection",
-            pools=(
-                Pool("theatre", (pointframes.IMAGE, pointframes.POINTS), "Frames of the kind to find points in"),
-                Pool("simulator", (pointframes.IMAGE, pointframes.POINTS), "Frames of another kind", optional=True),
-            ),
+            pools=pointframes.POOLS,
             outputs=(Role("model", Kind.MODEL, "The trained model"),),
             tiers={"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
         ),
@@ -392,11 +365,8 @@ class SutureHeatmap(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pools -> a model; rows of the test split are left out."""
-        pools = [
-            frames_of(pointframes.read_cases(collection.rows(name), run), config.size, run.log)
-            for name in ("theatre", "simulator")
-        ]
-        return Case({"model": self.fit(pools[0], pools[1], config, run)})
+        theatre, simulator = pointframes.read_pools(collection, config.size, run)
+        return Case({"model": self.fit(theatre, simulator, config, run)})
 
     def fit(
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
@@ -444,14 +414,11 @@ class SutureHeatmap(Method):
             memory = 2**29 + _bytes(trained) // 3
             return Estimate(3 + len(cases) * (0.1 + seconds), memory, 2**14 * len(cases))
         assert isinstance(config, TrainConfig)
-        pools: dict[bool, list[Case]] = {True: [], False: []}
-        for case in cases:
-            pools[case.row.get("pool") == "simulator"].append(case)
-        simulator, theatre = (frames_of(pools[key], (32, 32), run.log) for key in (True, False))
+        theatre, simulator = pointframes.of_pools(cases, run)
         marked_frames(theatre, "theatre")
-        update = seconds_an_update(make_network(config), (2, 3, 64, 64), run) / (2 * 64**2)
-        seconds = config.updates * update * config.batch_size * config.rows * config.columns
-        seconds += config.updates * config.batch_size * config.rows * config.columns * 4e-7  # changes and targets
+        pixel = seconds_an_update(make_network(config), (2, 3, 64, 64), run) / (2 * 64**2)
+        pixel += pointframes.SECONDS_A_PIXEL
+        seconds = config.updates * config.batch_size * config.rows * config.columns * pixel
         if simulator and config.simulator == "translated":
             crop = min(config.translator_crop, config.rows) * min(config.translator_crop, config.columns)
             piece = seconds_an_update(CycleGAN(config.recipe, run).generators["there"], (1, 3, 64, 64), run) / 64**2

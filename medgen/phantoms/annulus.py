@@ -27,7 +27,7 @@ NAME = "annulus"
 SENTENCE = "An endoscopic view of a mitral annulus with the points where sutures enter, in a simulator or a theatre."
 ROLES = {"image": "Image", "points": "Points"}
 SEGMENTS = ()
-DOMAINS = ("simulator", "theatre")
+DOMAINS = ("theatre", "simulator")
 
 MOST = 16  # points in a frame
 _THREADS: tuple[Colour, ...] = ((0.86, 0.88, 0.88), (0.22, 0.36, 0.72), (0.20, 0.52, 0.40))
@@ -165,16 +165,18 @@ def _theatre(valve: Valve, x: Array, y: Array, pixel: float, rng: np.random.Gene
     canvas = np.empty((*x.shape, 3), np.float32)
     away, angle = valve.polar(x, y)
     coarse, fine = smooth(x.shape, 0.07 / pixel, rng), smooth(x.shape, 0.012 / pixel, rng)
+    fibre: Array = (away - np.float32(1.2) + np.float32(0.05) * coarse) * np.float32(0.25)
     folds = np.sin(9 * away + 1.4 * coarse + rng.uniform(0, 6.3))
     muscle = np.array([0.52, 0.20, 0.17], np.float32) * rng.uniform(0.8, 1.1)
     canvas[:] = muscle * (1 + 0.16 * folds + 0.13 * coarse + 0.07 * fine)[..., None]
     fibrous = np.array([0.72, 0.45, 0.38], np.float32)
-    blend(canvas, (away - 1.2 + 0.05 * coarse) * 0.25, fibrous * (1 + 0.12 * coarse + 0.06 * fine)[..., None], 0.04)
+    blend(canvas, fibre, fibrous * (1 + 0.12 * coarse + 0.06 * fine)[..., None], 0.04)
     _leaflets(canvas, away, angle, valve, x, y, np.array([0.84, 0.66, 0.56], np.float32) + 0.05 * fine[..., None],
               pixel, 0.8)  # fmt: skip
     for _ in range(int(rng.integers(2, 6))):
         at = rng.normal(0, (0.35, 0.22)).astype(np.float32)
-        spread = np.hypot(x - at[0], (y - at[1]) * rng.uniform(0.9, 1.8)) - np.float32(rng.uniform(0.04, 0.14))
+        reach = np.float32(rng.uniform(0.04, 0.14))
+        spread: Array = np.hypot(x - at[0], (y - at[1]) * np.float32(rng.uniform(0.9, 1.8))) - reach
         blood = np.array([0.40, 0.035, 0.03], np.float32) * rng.uniform(0.8, 1.5)
         blend(canvas, spread + 0.035 * coarse, blood * (1 + 0.1 * fine)[..., None], 0.02, rng.uniform(0.55, 0.9))
     return canvas
@@ -184,13 +186,13 @@ def _leaflets(
     canvas: Array, away: Array, angle: Array, valve: Valve, x: Array, y: Array, colour: Array, pixel: float, dark: float
 ) -> None:
     """Two leaflets that meet in a smile, and the dark gap between them."""
-    shade = 1.02 - 0.20 * away**4 + 0.05 * np.cos(11 * angle) * away**2
+    shade = np.asarray(1.02 - 0.20 * away**4 + 0.05 * np.cos(11 * angle) * away**2, np.float32)
     blend(canvas, (away - 0.88) * 0.25, colour * shade[..., None], 0.02)
     u, v = away * np.cos(angle), away * np.sin(angle)
-    smile = (v - 0.42 + 0.55 * u**2) * np.float32(valve.axes[1])
+    smile = np.abs(np.asarray((v - 0.42 + 0.55 * u**2) * valve.axes[1], np.float32))
     ends = np.clip((0.80 - away) / 0.15, 0, 1).astype(np.float32)
-    blend(canvas, np.abs(smile) - 0.03, colour * 0.72, 0.05, 0.6 * ends)
-    blend(canvas, np.abs(smile) - 0.010 * (0.3 + ends), np.array([0.16, 0.05, 0.05], np.float32), 0.012, dark * ends)
+    blend(canvas, smile - np.float32(0.03), colour * 0.72, 0.05, 0.6 * ends)
+    blend(canvas, smile - 0.010 * (0.3 + ends), np.array([0.16, 0.05, 0.05], np.float32), 0.012, dark * ends)
 
 
 def _prosthesis(canvas: Array, valve: Valve, x: Array, y: Array, pixel: float, rng: np.random.Generator) -> None:
@@ -235,14 +237,17 @@ def _thread(
     dx, dy = x - np.float32(place[0]), y - np.float32(place[1])
     far, off = (np.float32(v[0]) * dx + np.float32(v[1]) * dy for v in (along, side))
     off = off - np.float32(bend) * np.clip(far, 0, None) ** 2
+    near = (np.abs(off) < 0.04) & (far > -0.04)
+    part, dx, dy, far, off = (values[near] for values in (canvas, dx, dy, far, off))
     pair = (number // 2) % len(_THREADS)
     colour = np.array(_THREADS[pair], np.float32) * rng.uniform(0.85, 1.1)
     if theatre:  # soaked
         colour = colour * 0.85 + np.array([0.16, 0.01, 0.01], np.float32) * np.float32(rng.uniform(0.2, 1.2))
-    blend(canvas, np.hypot(dx, dy) - 0.012, np.zeros(3, np.float32), 0.014, 0.45)
+    blend(part, np.hypot(dx, dy) - 0.012, np.zeros(3, np.float32), 0.014, 0.45)
     shadow = np.maximum(np.abs(off - 0.010) - _HALF, 0.006 - far)
-    blend(canvas, shadow, np.zeros(3, np.float32), 0.012, 0.32)
+    blend(part, shadow, np.zeros(3, np.float32), 0.012, 0.32)
     body = np.maximum(np.abs(off) - _HALF, -far - 0.004)
     twist = 1 + 0.10 * np.sin(far * 420 + off * 300)
     round_ = 0.66 + 0.42 * np.sqrt(np.clip(1 - (off / _HALF) ** 2, 0, 1))
-    blend(canvas, body, colour * (twist * round_)[..., None], max(pixel, 0.002))
+    blend(part, body, colour * (twist * round_)[..., None], max(pixel, 0.002))
+    canvas[near] = part
