@@ -69,7 +69,7 @@ def test_deeplab_gives_features_at_a_quarter_of_the_size_for_one_image_and_for_s
 def test_aspp_sees_far() -> None:
     aspp = ASPP(2, 4, (6, 12)).eval()
     features = torch.randn(1, 2, 41, 41, requires_grad=True)
-    aspp.near[2](features)[0, :, 20, 20].sum().backward()
+    aspp.near[2][0](features)[0, :, 20, 20].sum().backward()
     assert features.grad is not None
     rows = features.grad[0].abs().sum(dim=(0, 2)).nonzero().flatten().tolist()
     assert rows == [8, 20, 32]

@@ -25,9 +25,10 @@ No code was published. Where the paper is silent, ours:
   both terms of two Bernoulli distributions, or equation 6 as printed;
 - features are brought to the head's size by 1 x 1 convolution, batch normalisation and ReLU; the head is one 1 x 1
   convolution, whose map is enlarged four times. Both domains' frames go through batch normalisation together;
-- the discriminator is a PatchGAN; random changes, batches and numbers of updates; Adam instead of SGD in the quick
-  tiers. A peak below `floor` is never taken, not even to reach the lower bound: a frame without sutures gives none.
-- The weights of the best validation F1 in the theatre are kept, where frames validate.
+- the discriminator is a PatchGAN without normalisation, which would hide how the domains' features differ; random
+  changes, batches and numbers of updates; Adam instead of SGD in the quick tiers;
+- a peak below `floor` is never taken, not even to reach the lower bound: a frame without sutures gives none;
+- the weights of the best validation F1 in the theatre are kept, where frames validate.
 
 The text speaks of four models in collaborative training; its equations have two, and so have we. Several processes:
 batch normalisation sees each process's own frames.
@@ -233,7 +234,7 @@ class Fit:
         parts: dict[str, Any] = {f"{name} network": network for name, network in self.networks.items()}
         parts |= {f"{name} optimiser": optimiser for name, optimiser in self.optimisers.items()}
         if config.scheme == "adversarial":
-            self.judge = self._placed(PatchGAN(config.features, config.adversary_width, layers=2))
+            self.judge = self._placed(PatchGAN(config.features, config.adversary_width, layers=2, norm=False))
             self.judge_adam = torch.optim.Adam(self.judge.parameters(), lr=config.adversary_rate)
             parts |= {"judge": self.judge, "judge adam": self.judge_adam}
         self.training = Training(run, {**parts, "random": self.random, "best": self.best})

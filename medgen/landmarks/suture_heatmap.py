@@ -216,7 +216,7 @@ class Fit:
         self.theatre, self.simulator = theatre, list(simulator) if config.simulator != "left out" else []
         self.learnt, self.shown = marked_frames(theatre, "theatre")
         torch.manual_seed(run.seed)
-        network = make_network(config)
+        network = self.build()
         self.network = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random, self.best = Randomness(run.seed), Best()
@@ -243,6 +243,10 @@ class Fit:
             if (update + 1) % self.config.validate_every == 0 or update + 1 == self.config.updates:
                 self._validate(update + 1)
         return self.best.weights or {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+
+    def build(self) -> nn.Module:
+        """The network that learns."""
+        return make_network(self.config)
 
     def loss(self, logits: Tensor, maps: Tensor) -> Tensor:
         """What the U-Net learns by."""
@@ -291,7 +295,8 @@ class Fit:
     def points(self, frame: PointFrame) -> Values:
         """(n, 2) px that the network as it stands finds on a frame's canvas."""
         rule = ApplyConfig.model_validate({"cut_above": 1.5})
-        return points_of(heatmap_of(self.network, frame.pixels, self.run), rule)[0]
+        heatmap = heatmap_of(self.network, frame.pixels, self.run)[: frame.inner[0], : frame.inner[1]]
+        return points_of(heatmap, rule)[0]
 
 
 def make_network(config: TrainConfig) -> ResNeXtUNet:
@@ -304,8 +309,13 @@ def translated(frame: PointFrame, translator: CycleGAN | None, run: Run) -> Poin
     """A frame of the simulator as of the theatre, or, without a translator, as it is. Its points stay."""
     if translator is None:
         return frame
-    made = translator.generators["there"](normalised(frame.pixels)[None].to(run.device))[0].float().cpu()
-    return PointFrame(((made + 1) * 127.5).round().to(torch.uint8), frame.points, frame.split, True, frame.inner)
+    rows, columns = frame.inner
+    picture = normalised(frame.pixels[None, :, :rows, :columns])
+    picture = F.pad(picture, (0, -columns % 4, 0, -rows % 4), mode="replicate")
+    made = translator.generators["there"](picture.to(run.device))[0].float().cpu()
+    pixels = torch.zeros_like(frame.pixels)
+    pixels[:, :rows, :columns] = ((made[:, :rows, :columns] + 1) * 127.5).round().to(torch.uint8)
+    return PointFrame(pixels, frame.points, frame.split, True, frame.inner)
 
 
 def heatmap_of(network: nn.Module, pixels: Tensor, run: Run) -> Values:

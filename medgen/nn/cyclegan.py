@@ -59,10 +59,11 @@ class PatchGAN(nn.Module):
     """(N, inputs, h, w) -> one logit a patch (N, 1, h', w'): is it real?
 
     layers: convolutions of stride 2; 3 make patches of 70 x 70 pixels, 4 of 142, 5 of 286. width: channels of the
-    first (paper: 64); each next has twice as many, at most 8 times.
+    first (paper: 64); each next has twice as many, at most 8 times. norm: instance normalisation, as in the paper;
+    without it, levels and contrasts that a whole image has count too.
     """
 
-    def __init__(self, inputs: int = 3, width: int = 64, layers: int = 3) -> None:
+    def __init__(self, inputs: int = 3, width: int = 64, layers: int = 3, norm: bool = True) -> None:
         super().__init__()
         steps: list[nn.Module] = [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         channels = width
@@ -70,7 +71,7 @@ class PatchGAN(nn.Module):
             wider = width * min(2**number, 8)
             steps += [
                 nn.Conv2d(channels, wider, 4, stride=2 if number < layers else 1, padding=1),
-                nn.InstanceNorm2d(wider),
+                nn.InstanceNorm2d(wider) if norm else nn.Identity(),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             channels = wider
