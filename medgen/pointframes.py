@@ -36,8 +36,13 @@ Values = NDArray[np.float64]
 RADIUS = 6 / 512  # of a frame's width: a point farther off is missed (both papers' 6 pixels of 512)
 
 IMAGE = Role("image", Kind.IMAGE, "Frame of a video, a picture", dims="2D", reference=True)
-POINTS = Role("points", Kind.POINTS, "A point where each suture enters the tissue; none of a frame without sutures")
-FOUND = Role("points", Kind.POINTS, "A point where each suture was found to enter the tissue; none where there is none")
+POINTS = Role(
+    "points", Kind.POINTS, "A point where each suture enters the tissue; an empty list where there is none", dims="2D",
+    may_be_empty=True,
+)  # fmt: skip
+FOUND = Role(
+    "points", Kind.POINTS, "A point where each suture was found to enter the tissue", dims="2D", may_be_empty=True
+)
 
 
 POOLS = (
