@@ -79,7 +79,8 @@ def export_node(
         kind: Image, Mask, Points, Line, Curve, Plane, Box, Sphere, Matrix or Table.
         reference: a volume node whose grid a segmentation made of surfaces is given, when it has none of its own.
         segments: ids of the segments to write, in the order of the segmentation; all when None. Masks only.
-        may_be_empty: let a mask without a painted voxel pass, on its stored grid or the reference's. Masks only.
+        may_be_empty: let a mask without a painted voxel pass, on its stored grid or the reference's, and a list without
+            points.
         log: takes one sentence a call on what was changed on the way.
     Returns:
         The file written, or the node's own file where that says the same (never to be changed by the caller).
@@ -122,7 +123,7 @@ def write_placed(
 
     `name` is what messages call the node: its own, or that of the proxy when it is a frame of a sequence.
     """
-    check_content(node, kind, name)
+    check_content(node, kind, name, masks.may_be_empty)
     if kind == "Image":
         return _write_image(node, name, stem, placement, scratch, log)
     if kind == "Mask":
@@ -157,8 +158,8 @@ def check_class(node: Any, kind: str) -> None:
         )
 
 
-def check_content(node: Any, kind: str, name: str | None = None) -> None:
-    """BoundaryError when a node has nothing in it that could be written."""
+def check_content(node: Any, kind: str, name: str | None = None, may_be_empty: bool = False) -> None:
+    """BoundaryError when a node has nothing in it that could be written. may_be_empty: a list of points may be so."""
     name = name or node.GetName()
     if kind == "Image":
         _check_image(node, name)
@@ -167,7 +168,7 @@ def check_content(node: Any, kind: str, name: str | None = None) -> None:
     elif kind in ("Matrix", "Table"):
         tables.check(node, name)
     else:
-        markups.check(node, kind, name)
+        markups.check(node, kind, name, may_be_empty)
 
 
 def _described(node: Any) -> str:

@@ -30,8 +30,9 @@ _SHORTEST = 1e-3  # mm: of a line that stands for a sphere
 _FEWEST_POINTS = {"Points": 1, "Line": 2, "Curve": 2}
 
 
-def check(node: Any, kind: str, name: str) -> None:
-    """BoundaryError when a markup is not placed so far that it says something. A line may stand for a sphere."""
+def check(node: Any, kind: str, name: str, may_be_empty: bool = False) -> None:
+    """BoundaryError when a markup is not placed so far that it says something. A line may stand for a sphere.
+    may_be_empty: a list of points may have none."""
     if kind == "Sphere" and node.IsA("vtkMRMLMarkupsLineNode"):
         check(node, "Line", name)
         ends = [np.array(node.GetNthControlPointPosition(number)) for number in range(2)]
@@ -53,7 +54,7 @@ def check(node: Any, kind: str, name: str) -> None:
             )
         return
     placed = node.GetNumberOfControlPoints() if kind == "Points" else node.GetNumberOfDefinedControlPoints()
-    if placed < _FEWEST_POINTS[kind]:
+    if placed < _FEWEST_POINTS[kind] and not (kind == "Points" and may_be_empty):
         raise BoundaryError(
             _("“{name}” has {placed} of at least {fewest} points; place the missing ones.").format(
                 name=name, placed=placed, fewest=_FEWEST_POINTS[kind]

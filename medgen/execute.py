@@ -294,17 +294,18 @@ def estimate(
 ) -> Estimate:
     """Read and check everything an operation would take, without running it; what it will cost on this machine.
 
-    collection: for scope "collection" what it learns from; for the other scopes a cohort, each row of it a case.
+    collection: for scope "collection" what it learns from, whose cases then have the name of their pool in
+    `row["pool"]`; for the other scopes a cohort, each row of it a case.
     """
     if operation.scope == "collection":
         if collection is None:
             raise UserError(f"“{operation.name}” works on a cohort; name a CSV file or a collection.json.")
         given = cohort.read_collection(collection, operation)
-        cases: list[Case] = [
-            prepare.load_row(row, pool.roles, run.log)
-            for pool in operation.pools
-            for row in given.pools.get(pool.name, [])
-        ]
+        cases: list[Case] = []
+        for pool in operation.pools:
+            for row in given.pools.get(pool.name, []):
+                cases.append(prepare.load_row(row, pool.roles, run.log))
+                cases[-1].row["pool"] = pool.name
     elif operation.scope == "nothing":
         cases = []
     elif collection is not None:

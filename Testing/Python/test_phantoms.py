@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, tuple[int, ...]] = {
     "abdomen-ct-drawn": (48, 40, 32),
     "abdomen-ct": (48, 40, 32),
+    "annulus": (64, 36),
     "hand-xray": (48, 60),
     "cataract-frame": (64, 36),
     "head-mr-ct": (24, 28, 24),
@@ -81,7 +82,7 @@ def test_a_written_cohort_is_the_same_to_the_byte_and_a_longer_one_begins_with_i
     assert names == sorted(path.name for path in tables[1].parent.iterdir())
     for file in names:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
-        if file != "cohort.csv":
+        if not file.endswith(".csv"):
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "c" / file).read_bytes(), file
 
 

@@ -345,3 +345,16 @@ def test_an_empty_file_of_spheres_gives_no_node_where_that_is_a_result(scene: An
     with pytest.raises(BoundaryError, match="not a readable"):
         load_results(tmp_path / "aneurysms.mrk.json", "Sphere", "found")
     assert scene_state(scene) == before
+
+
+def test_a_list_without_points_goes_out_and_comes_back_where_it_may_be_empty(scene: Any, tmp_path: Path) -> None:
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Sutures")
+    with pytest.raises(BoundaryError, match="“Sutures” has 0 of at least 1 points; place the missing ones"):
+        export_node(node, tmp_path, "points", "Points", log=pytest.fail)
+    path = export_node(node, tmp_path, "points", "Points", may_be_empty=True, log=pytest.fail)
+    role = Role("points", Kind.POINTS, "", may_be_empty=True)
+    (points,) = backend_markups.read(path, role)
+    assert points.positions.shape == (0, 3)
+    backend_markups.write([points], Kind.POINTS, tmp_path / "found.mrk.json")
+    (back,) = load_results(tmp_path / "found.mrk.json", "Points", "found")
+    assert back.GetNumberOfControlPoints() == 0 and back.GetClassName() == "vtkMRMLMarkupsFiducialNode"

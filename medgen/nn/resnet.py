@@ -1,4 +1,5 @@
-"""Residual networks (He et al., 2016) as feature extractors, and the feature pyramid on them (Lin et al., 2017).
+"""Residual networks (He et al., 2016; Xie et al., 2017: ResNeXt) as feature extractors, and the feature pyramid on them
+(Lin et al., 2017).
 
 Names of the parts are torchvision's, so that a file of its ImageNet weights fits. With such weights batch normalisation
 is frozen, as detectors keep it; without, layers are normalised in groups (Wu and He, 2018), which learns from scratch
@@ -18,8 +19,8 @@ from torch.nn import functional as F
 
 from medgen.errors import UserError
 
-Backbone = Literal["resnet-18", "resnet-50"]
-_LAYERS = {"resnet-18": (2, 2, 2, 2), "resnet-50": (3, 4, 6, 3)}
+Backbone = Literal["resnet-18", "resnet-50", "resnext-14", "resnext-50"]
+_LAYERS = {"resnet-18": (2, 2, 2, 2), "resnet-50": (3, 4, 6, 3), "resnext-14": (1, 1, 1, 1), "resnext-50": (3, 4, 6, 3)}
 Norm = Callable[[int], nn.Module]
 
 
@@ -50,16 +51,23 @@ def group_norm(channels: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or (bottleneck) 1x1, 3x3 and 1x1 with four times the channels, beside a shortcut."""
+    """Two 3x3 convolutions, or (bottleneck) 1x1, 3x3 and 1x1 with four times the channels, beside a shortcut.
 
-    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool, norm: Norm) -> None:
+    groups: of a bottleneck's 3x3, whose channels are then doubled (ResNeXt). dilation: of its 3x3.
+    """
+
+    def __init__(
+        self, inputs: int, width: int, stride: int, bottleneck: bool, norm: Norm, groups: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.outputs = width * (4 if bottleneck else 1)
         if bottleneck:
-            self.conv1, self.conv2 = _conv(inputs, width, 1), _conv(width, width, 3, stride)
+            width = width if groups == 1 else 2 * width
+            self.conv1, self.conv2 = _conv(inputs, width, 1), _conv(width, width, 3, stride, groups, dilation)
             self.conv3, self.bn3 = _conv(width, self.outputs, 1), norm(self.outputs)
         else:
-            self.conv1, self.conv2 = _conv(inputs, width, 3, stride), _conv(width, width, 3)
+            self.conv1 = _conv(inputs, width, 3, stride, dilation=dilation)
+            self.conv2 = _conv(width, width, 3, dilation=dilation)
         self.bn1, self.bn2 = norm(width), norm(width)
         self.bottleneck = bottleneck
         self.downsample: nn.Module | None = None
@@ -74,8 +82,9 @@ class Block(nn.Module):
         return F.relu(found + (inputs if self.downsample is None else self.downsample(inputs)))
 
 
-def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+def _conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
+    padding = dilation * (size // 2)
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding, dilation, groups, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
@@ -84,27 +93,40 @@ class ResNet(nn.Module):
     """The stages of a residual network: (N, 3, h, w) -> features at strides 4, 8, 16 and 32.
 
     width: channels of the first stage (64 in the paper). frozen: batch normalisation that does not learn, for
-    `load_imagenet`; otherwise group normalisation. The fully connected layer is left out.
+    `load_imagenet`; otherwise `norm` (group normalisation). dilated: the last stage looks at every other pixel instead
+    of halving the size again. The fully connected layer is left out. ResNeXt has width / 2 groups, in the first stage
+    of 4 channels each.
     """
 
-    def __init__(self, kind: Backbone, width: int = 64, frozen: bool = False) -> None:
+    def __init__(
+        self, kind: Backbone, width: int = 64, frozen: bool = False, norm: Norm = group_norm, dilated: bool = False
+    ) -> None:
         super().__init__()
-        norm: Norm = FrozenBatchNorm if frozen else group_norm
+        norm = FrozenBatchNorm if frozen else norm
         self.conv1, self.bn1 = _conv(3, width, 7, 2), norm(width)
-        bottleneck = kind == "resnet-50"
+        bottleneck, groups = kind != "resnet-18", width // 2 if kind.startswith("resnext") else 1
         channels, self.channels = width, []
         for number, count in enumerate(_LAYERS[kind]):
             blocks = []
             for first in (index == 0 for index in range(count)):
-                stride = 2 if first and number else 1
-                blocks.append(Block(channels, width * 2**number, stride, bottleneck, norm))
+                spread = dilated and number == 3
+                stride = 2 if first and number and not spread else 1
+                blocks.append(Block(channels, width * 2**number, stride, bottleneck, norm, groups, 2 if spread else 1))
                 channels = blocks[-1].outputs
             self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
             self.channels.append(channels)
 
+    def stem(self, images: Tensor) -> Tensor:
+        """(N, width, h / 2, w / 2): what all stages build on."""
+        return F.relu(self.bn1(self.conv1(images)))
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of the four stages."""
-        found = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, padding=1)
+        return self.stages(self.stem(images))
+
+    def stages(self, stem: Tensor) -> list[Tensor]:
+        """Features of the four stages, from the stem's."""
+        found = F.max_pool2d(stem, 3, 2, padding=1)
         stages = []
         for number in range(4):
             found = self.get_submodule(f"layer{number + 1}")(found)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.phantoms import abdomen_ct, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram
+from medgen.phantoms import abdomen_ct, annulus, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram
 from medgen.phantoms.canvas import Segment
 from medgen.phantoms.cohort import write_cohort
 
@@ -20,6 +20,7 @@ class Phantom:
 
     pools: for methods that learn from named single cases, pool name -> (split whose first row it takes, columns).
     labelled: for methods that learn from unlabelled cases too, the share of the training rows that name all roles.
+    domains: looks that a patient can have; a cohort has patients of each in turn, and a pool for each.
     """
 
     name: str
@@ -29,16 +30,17 @@ class Phantom:
     make: Callable[..., dict[str, Any]]
     pools: dict[str, tuple[str, tuple[str, ...]]]
     labelled: float | None = None
+    domains: tuple[str, ...] = ()
 
 
 def _phantom(module: Any) -> Phantom:
-    pools, labelled = getattr(module, "POOLS", {}), getattr(module, "LABELLED", None)
-    return Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make, pools, labelled)
+    further = getattr(module, "POOLS", {}), getattr(module, "LABELLED", None), getattr(module, "DOMAINS", ())
+    return Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make, *further)
 
 
 PHANTOMS: dict[str, Phantom] = {
     module.NAME: _phantom(module)
-    for module in (abdomen_ct, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram)
+    for module in (abdomen_ct, annulus, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram)
 }
 
 
@@ -59,4 +61,5 @@ def write(phantom: Phantom, n: int, seed: int, folder: Path, **options: Any) -> 
         options,
         phantom.pools,
         phantom.labelled,
+        phantom.domains,
     )

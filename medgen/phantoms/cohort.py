@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,12 @@ def write_cohort(
     options: Mapping[str, Any],
     pools: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
     labelled: float | None = None,
+    domains: Sequence[str] = (),
 ) -> Path:
     """See `medgen.phantoms.write`. A column of cohort.csv for each role, its paths relative to the CSV.
+
+    domains: subjects are of each in turn, `make` is told which, and a column `domain` says so; from two subjects on, a
+    collection.json has a pool, and a table, for each.
 
     labelled: share of the training subjects (one at least) whose row names all that was made; those of the others name
     the first role alone, and a column `labelled` tells them apart.
@@ -65,7 +69,9 @@ def write_cohort(
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         beside.chmod(0o755)  # mkdtemp's 0700 would stay after the renaming
-        write_files(name, roles, make, n, seed, beside, options, labelled)
+        write_files(name, roles, make, n, seed, beside, options, labelled, domains)
+        if 1 < len(domains) <= n:
+            write_domains(beside, domains)
         if pools and n >= len(SPLITS):  # from then on each split has somebody
             write_pools(beside, pools)
         if folder.exists():
@@ -88,24 +94,30 @@ def write_files(
     folder: Path,
     options: Mapping[str, Any],
     labelled: float | None = None,
+    domains: Sequence[str] = (),
 ) -> None:
     """The files of each subject and the table of them."""
     digits = max(3, len(str(n)))
     parts = splits(n, seed)
+    for number in range(len(domains)):  # every domain has its own share of each split
+        parts[number :: len(domains)] = splits(len(parts[number :: len(domains)]), seed)
     train = [number for number, split in enumerate(parts) if split == "train"]
     plain = set() if labelled is None else set(train[max(1, round(labelled * len(train))) :])
     with open(folder / "cohort.csv", "w", newline="", encoding="utf-8") as table:
         rows = csv.writer(table, lineterminator="\n")
-        rows.writerow([*roles, "subject", "split", *([] if labelled is None else ["labelled"])])
+        further = [*([] if labelled is None else ["labelled"]), *(["domain"] if domains else [])]
+        rows.writerow([*roles, "subject", "split", *further])
         for number, split in enumerate(parts):
             subject = f"{name}-{number + 1:0{digits}d}"
-            made = make(subject_seed(seed, number), **options)
+            domain = {"domain": domains[number % len(domains)]} if domains else {}
+            made = make(subject_seed(seed, number), **domain, **options)
             paths = [f"{subject}_{role}{_ending(made[role], kind)}" for role, kind in roles.items()]
             for role, path in zip(roles, paths, strict=True):
                 write_value(made[role], folder / path)
             if number in plain:
                 paths[1:] = [""] * (len(paths) - 1)
-            rows.writerow([*paths, subject, split, *([] if labelled is None else ["no" if number in plain else "yes"])])
+            known = [] if labelled is None else ["no" if number in plain else "yes"]
+            rows.writerow([*paths, subject, split, *known, *domain.values()])
 
 
 def _ending(value: Any, kind: str) -> str:
@@ -122,6 +134,23 @@ def write_pools(folder: Path, pools: Mapping[str, tuple[str, tuple[str, ...]]]) 
             csv.writer(table, lineterminator="\n").writerows(
                 [[*roles, "subject"], [*(row[role] for role in roles), row["subject"]]]
             )
+    write_collection(folder, pools)
+
+
+def write_domains(folder: Path, domains: Sequence[str]) -> None:
+    """collection.json, and for each domain a CSV with its rows of cohort.csv."""
+    with open(folder / "cohort.csv", newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    for domain in domains:
+        with open(folder / f"{domain}.csv", "w", newline="", encoding="utf-8") as table:
+            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row for row in rows if row["domain"] == domain)
+    write_collection(folder, domains)
+
+
+def write_collection(folder: Path, pools: Iterable[str]) -> None:
+    """A collection.json of pools whose tables are called as they are."""
     named = {"pools": {pool: f"{pool}.csv" for pool in pools}}
     (folder / "collection.json").write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
 
