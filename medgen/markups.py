@@ -137,6 +137,7 @@ def _check_axes(axes: np.ndarray) -> None:
     if not (np.isfinite(axes).all() and (lengths > 1e-6).all() and abs(np.linalg.det(axes / lengths)) > 1e-6):
         raise ValueError("axes that span no space")
 
+
 def _sphere_on(line: Line, path: Path) -> Sphere:
     """The sphere that has a line as its diameter."""
     if len(line.positions) != 2 or not line.found.all():

@@ -87,7 +87,9 @@ def boxes(image: Image, found: Sequence[Box], truth: Sequence[Box], path: Path, 
     def draw(axes: Any) -> None:
         for colour, style, some in (("#3fdc6b", "--", truth), ("#ff9a2e", "-", found)):
             for box in some:
-                corners = box.centre + (np.array(list(itertools.product((-0.5, 0.5), repeat=3))) * box.size) @ box.axes.T
+                corners = (
+                    box.centre + (np.array(list(itertools.product((-0.5, 0.5), repeat=3))) * box.size) @ box.axes.T
+                )
                 places = (corners @ to_index[:3, :3].T + to_index[:3, 3])[:, :2]
                 (x1, y1), (x2, y2) = places.min(0), places.max(0)
                 axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], style, color=colour, linewidth=2)
