@@ -200,8 +200,9 @@ def _stage(value: Any, role: Role, target: Path, staging: Path, record: dict[str
         _write_cohort(value, staged, record)
         return [(staged, target)]
     if _is_folder(role):
+        staged.mkdir(parents=True)  # a list may be empty
         for index, item in enumerate(value):
-            io.write(item, role.kind, staged / f"{role.name}_{index + 1:03d}{io.ENDINGS[role.kind]}")
+            io.write(item, role.kind, staged / f"{role.name}_{index + 1:03d}{io.ending_of(item, role.kind)}")
         _write_record(staged / "provenance.json", record)
         return [(staged, target)]
     io.write(value, role.kind, staged)

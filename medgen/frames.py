@@ -7,9 +7,11 @@ corner. In a case, boxes are ROIs in RAS mm (of a PNG or JPEG: its pixels), on t
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +22,10 @@ from torch.nn import functional as F
 from medgen.case import Box, Case, Image
 from medgen.errors import UserError
 from medgen.jobs import Run
+from medgen.metrics import detection
 from medgen.metrics.detection import Found
 from medgen.nn.boxes import clipped
-from medgen.nn.detector import Detections, Detector
+from medgen.nn.detector import Detections, Targets
 
 Values = NDArray[np.float64]
 
@@ -178,29 +181,59 @@ def stacked(pixels: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
     return torch.stack(padded), sizes
 
 
+def batch_of(samples: list[Sample], run: Run) -> tuple[Tensor, list[Targets]]:
+    """Samples as a detector takes them, on the run's device."""
+    images, sizes = stacked([sample.pixels for sample in samples])
+    targets = [
+        Targets(sample.boxes.to(run.device), sample.classes.to(run.device), size)
+        for sample, size in zip(samples, sizes, strict=True)
+    ]
+    return images.to(run.device).contiguous(memory_format=torch.channels_last), targets
+
+
+# --- what a detector finds
+
+
 @torch.no_grad()
-def look(
-    detector: Detector,
-    frame: Tensor,
-    short: int,
-    longest: int,
-    run: Run,
-    *,
-    least: float = 0.05,
-    overlap: float = 0.5,
-    most: int = 100,
-    regions: int | None = None,
-) -> Detections:
+def look(detector: Any, frame: Tensor, short: int, longest: int, run: Run, **options: Any) -> Detections:
     """What a detector sees in a frame (3, rows, columns) that is scaled to these edges, in the frame's own pixels, on
-    the CPU. The rest as in `Detector.detect`."""
+    the CPU. options: those of its `detect`."""
     size = (frame.shape[1], frame.shape[2])
     working = fitted(size, short, longest)
     pixels, _ = scaled(frame.float(), torch.zeros(0, 4), working)
     pixels = pixels[None].to(run.device).contiguous(memory_format=torch.channels_last)
     with run.autocast():
-        found = detector.eval().detect(pixels, least=least, overlap=overlap, most=most, regions=regions)[0]
+        found: Detections = detector.eval().detect(pixels, **options)[0]
     ratio = found.boxes.new_tensor([size[1] / working[1], size[0] / working[0]]).repeat(2)
     return Detections(clipped(found.boxes * ratio, size).cpu(), found.classes.cpu(), found.scores.cpu())
+
+
+def precision_on(frames: Sequence[Frame], see: Callable[[Frame], Detections]) -> float:
+    """mAP 50:95 of what `see` finds in labelled frames; 0 where they show nothing."""
+    found = [as_found(see(frame)) for frame in frames]
+    value, _ = detection.mean_average_precision(found, [as_truth(frame) for frame in frames])
+    return 0.0 if math.isnan(value) else value
+
+
+def rois_of(found: Detections, classes: Sequence[str], image: Image) -> list[Box]:
+    """Detections in a picture as ROIs that are named as their classes."""
+    names = [classes[kind] for kind in found.classes.tolist()]
+    return boxes_from(as_found(found).boxes, names, found.scores.tolist(), image)
+
+
+def measured(result: Case, reference: Case) -> dict[str, float]:
+    """Of the boxes of one picture: mAP 50:95 and 50 over its classes, precision and recall (score and overlap of 0.5 or
+    more). The papers' mAP ranks the boxes of all pictures together: `medgen.metrics.detection` gives it for a set."""
+    image = reference.get("image", Image)
+    truth, found = ([*case.many("boxes")] for case in (reference, result))
+    meaning = class_names([box.name for box in truth])
+    kinds = sorted({meaning.get(box.name, box.name) for box in (*truth, *found)})
+    frames = []
+    for boxes in (found, truth):
+        numbers = np.array([kinds.index(meaning.get(box.name, box.name)) for box in boxes], dtype=np.int64)
+        scores = np.array([1.0 if box.confidence is None else box.confidence for box in boxes])
+        frames.append(Found(boxes_in(image, boxes, reference.label), numbers, scores))
+    return detection.measures(frames[:1], frames[1:])
 
 
 def as_found(detections: Detections) -> Found:

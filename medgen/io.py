@@ -376,6 +376,16 @@ ENDINGS = {
 }
 
 
+def ending_of(value: Any, kind: Kind) -> str:
+    """The ending of a file for a value that nobody has named: a plain picture (pixels of 1 mm on upright axes, as PNG
+    files have them, and whole values of 0..255) is a PNG, other images keep their geometry as NIfTI."""
+    if kind is not Kind.IMAGE or len(value.shape) != 2:
+        return ENDINGS[kind]
+    plain = np.allclose(value.affine[:3, :3], np.diag([-1.0, -1.0, 1.0]))
+    whole = bool(((value.data == value.data.round()) & (value.data >= 0) & (value.data <= 255)).all())
+    return ".png" if plain and whole else ENDINGS[kind]
+
+
 def check_ending(path: Path, role: Role) -> None:
     """UserError when a file of this name cannot hold what the role gives (known before any work is done)."""
     pictures = PICTURES if role.dims != "3D" else ()

@@ -136,17 +136,43 @@ def test_anchors_have_their_area_and_ratio_about_the_middle_of_each_cell() -> No
     torch.testing.assert_close(size[:, 1] / size[:, 0], torch.tensor([0.5, 1.0, 2.0]))
 
 
-def test_regions_are_aligned_to_the_fraction_of_a_pixel() -> None:
-    rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
-    ramp = (2 * columns + 5 * rows)[None]  # at cell i the value of place i + 0.5
-    regions = torch.tensor([[40.3, 24.6, 96.1, 120.2], [8.0, 8.0, 30.0, 40.0]])
-    found = box.roi_align(ramp, regions, 8.0, 7)
-    for number, (x1, y1, x2, y2) in enumerate(regions.tolist()):
-        x = x1 + (np.arange(7) + 0.5) * (x2 - x1) / 7
-        y = y1 + (np.arange(7) + 0.5) * (y2 - y1) / 7
-        wanted = 2 * (x / 8 - 0.5)[None] + 5 * (y / 8 - 0.5)[:, None]
+def test_regions_are_aligned_to_the_fraction_of_a_pixel_each_in_its_frame_and_map() -> None:
+    maps, slopes = [], {}
+    for level, (height, width) in enumerate(((20, 30), (10, 15))):
+        rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+        slopes |= {(frame, level): (2.0 + frame, 5.0 - 3 * level) for frame in range(2)}
+        maps.append(torch.stack([(slopes[n, level][0] * columns + slopes[n, level][1] * rows)[None] for n in range(2)]))
+    boxes = torch.tensor([[40.3, 24.6, 96.1, 120.2], [8.0, 8.0, 30.0, 40.0], [60.0, 30.0, 200.5, 110.0]])
+    frames, levels = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])
+    found = box.roi_align(maps, (8, 16), box.Regions(boxes, frames, levels), 7)
+    for number, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        frame, level = int(frames[number]), int(levels[number])
+        x = (x1 + (np.arange(7) + 0.5) * (x2 - x1) / 7) / (8 << level) - 0.5  # at cell i the value of place i + 0.5
+        y = (y1 + (np.arange(7) + 0.5) * (y2 - y1) / 7) / (8 << level) - 0.5
+        wanted = slopes[frame, level][0] * x[None] + slopes[frame, level][1] * y[:, None]
         np.testing.assert_allclose(found[number, 0], wanted, rtol=1e-4)
-    assert box.roi_align(ramp, regions[:0], 8.0, 7).shape == (0, 1, 7, 7)
+    assert box.roi_align(maps, (8, 16), box.Regions(boxes[:0], frames[:0], levels[:0]), 7).shape == (0, 1, 7, 7)
+
+
+def test_regions_are_those_of_bilinear_sampling_and_so_are_their_gradients() -> None:
+    """Against `grid_sample`, region by region; beyond the map's edge too."""
+    features = torch.rand(2, 3, 9, 12, dtype=torch.float32, requires_grad=True)
+    boxes, frames = torch.tensor([[3.0, -6, 50, 40], [20, 11, 110, 90], [0, 0, 96, 72]]), torch.tensor([1, 0, 1])
+    found = box.roi_align([features], (8,), box.Regions(boxes, frames, torch.zeros(3, dtype=torch.long)), 4)
+    steps = (torch.arange(8) + 0.5) / 8
+    wanted = []
+    for (x1, y1, x2, y2), frame in zip(boxes.tolist(), frames.tolist(), strict=True):
+        x, y = (x1 + steps * (x2 - x1)) / 48 - 1, (y1 + steps * (y2 - y1)) / 36 - 1
+        grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[None]
+        seen = torch.nn.functional.grid_sample(
+            features[frame : frame + 1], grid, padding_mode="border", align_corners=False
+        )
+        wanted.append(torch.nn.functional.avg_pool2d(seen, 2)[0])
+    torch.testing.assert_close(found, torch.stack(wanted), atol=1e-5, rtol=1e-4)
+    weights = torch.rand_like(found)
+    (ours,) = torch.autograd.grad((found * weights).sum(), features, retain_graph=True)
+    (theirs,) = torch.autograd.grad((torch.stack(wanted) * weights).sum(), features)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 # --- networks
@@ -192,17 +218,15 @@ def test_a_batchs_losses_are_the_means_of_its_frames_alone() -> None:
     torch.testing.assert_close(weighted.total(), (alone[0].total() + 3 * alone[1].total()) / 2)
 
 
-def test_losses_on_boxes_are_0_where_nothing_is_shown_and_regions_come_with_what_they_should_be() -> None:
+def test_losses_on_boxes_are_0_where_nothing_is_shown() -> None:
     torch.manual_seed(1)
     detector, (images, targets) = Detector(TINY), shown(1)
     empty = [Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), (64, 96))]
     nothing = detector(images, empty, [0])
     assert nothing.anchor_box.item() == nothing.region_box.item() == 0.0
     assert math.isfinite(nothing.total().item()) and nothing.total().item() > 0
-    regions = detector(images, targets, [0]).regions
-    found, meant = regions.found[0], regions.meant[0]
-    assert found.requires_grad and found.shape == meant.shape
-    assert {tuple(row) for row in meant.tolist()} <= {tuple(row) for row in targets[0].boxes.tolist()}
+    losses = detector(images, targets, [0])
+    assert losses.anchor_box.item() > 0 and losses.region_box.item() > 0
 
 
 def test_at_first_the_losses_are_those_of_even_guesses() -> None:

@@ -24,6 +24,7 @@ SMALL: dict[str, tuple[int, ...]] = {
     "annulus": (64, 36),
     "hand-xray": (48, 60),
     "cataract-frame": (64, 36),
+    "compound-figure": (128, 96),
     "head-mr-ct": (24, 28, 24),
     "inner-ear": (40, 40, 40),
     "mitochondria": (32, 32, 32),
@@ -263,7 +264,7 @@ def test_phantoms_are_made_with_numpy_and_simpleitk_alone() -> None:
     code = (
         "import sys\nfrom medgen.phantoms import PHANTOMS\n"
         "sizes = {'abdomen-ct': (16, 16, 16), 'mitochondria': (16, 16, 16), 'hand-xray': (32, 40)}\n"
-        "sizes['mr-angiogram'] = (40, 40, 40)\n"
+        "sizes |= {'mr-angiogram': (40,) * 3, 'compound-figure': (96, 96)}\n"
         "for name, size in sizes.items():\n    PHANTOMS[name].make(0, size=size)\n"
         "unwanted = {'torch', 'scipy', 'monai', 'skimage', 'pydantic', 'matplotlib', 'vtk', 'slicer'}\n"
         "print(sorted(unwanted & {name.split('.')[0] for name in sys.modules}))\n"

@@ -363,6 +363,37 @@ def test_measures_of_a_frame_are_those_that_can_be_counted() -> None:
     assert METHOD.measure(found, a_case([])) == {"precision": 0.0}
 
 
+@pytest.fixture(scope="module")
+def untrained() -> bundle.Model:
+    config = train_config(width=8)
+    network = make_detector(config, 2, 0)
+    settings = {"classes": ["forceps", "knife"]}
+    return bundle.Model("tool-detection", {"detector": network.state_dict()}, config.model_dump(), settings, name="m")
+
+
+@pytest.mark.parametrize(
+    ("where", "changes", "words"),
+    [
+        ("settings", {"classes": []}, "record that cannot be used"),
+        ("settings", {"classes": ["knife", 7]}, "record that cannot be used"),
+        ("settings", {"classes": ["knife"] * 2000}, "record that cannot be used"),
+        ("settings", {"classes": ["knife"]}, "weights that do not fit"),
+        ("settings", {"surprise": 1}, "record that cannot be used"),
+        ("config", {"width": 10**6}, "record that cannot be used"),
+        ("config", {"width": 128, "head": 4096}, "weights that do not fit"),
+        ("config", {"backbone": "resnet-10000"}, "record that cannot be used"),
+    ],
+)
+def test_a_strangers_model_is_refused_before_anything_is_built_of_it(
+    untrained: bundle.Model, tmp_path: Path, where: str, changes: dict[str, Any], words: str
+) -> None:
+    model = replace(untrained, **{where: {**getattr(untrained, where), **changes}})
+    with pytest.raises(UserError, match=words):
+        METHOD.apply(a_case([]), APPLY.configure(None, {}), a_run(tmp_path), model)
+    with pytest.raises(UserError, match="lacks the network"):
+        METHOD.apply(a_case([]), APPLY.configure(None, {}), a_run(tmp_path), replace(untrained, networks={}))
+
+
 def test_bad_input_is_refused_in_a_sentence(tmp_path: Path) -> None:
     run, config = a_run(tmp_path), train_config()
     image = a_case([])["image"]

@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -46,21 +46,18 @@ from medgen.cohort import Collection
 from medgen.frames import (
     Frame,
     Sample,
-    as_found,
-    as_truth,
-    boxes_from,
-    boxes_in,
-    class_names,
+    batch_of,
     frame_of,
     frames_of,
     look,
-    stacked,
+    measured,
+    precision_on,
+    rois_of,
     weakly,
 )
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
-from medgen.metrics import detection
-from medgen.nn.detector import Detections, Detector, Shape, Targets, seconds_a_frame
+from medgen.nn.detector import Detections, Detector, Shape, seconds_a_frame, stretched
 from medgen.nn.resnet import load_imagenet
 from medgen.training import Best, Randomness, Training
 
@@ -119,6 +116,12 @@ class TrainConfig(Config):
         32.0, ge=4, le=256, description="Side of the finest level's anchors; each level's are twice as large",
         json_schema_extra=_unit("px"),
     )  # fmt: skip
+    anchor_stretch: int = Field(
+        1,
+        ge=0,
+        le=3,
+        description="Beside square anchors, lying and upright ones, 2 to this power times as long as wide",
+    )
     regions: int = Field(1000, ge=10, le=5000, description="Proposals of a frame that the second stage looks at")
     anchor_samples: int = Field(256, ge=8, le=4096, description="Anchors of a frame that its loss is taken of")
     region_samples: int = Field(256, ge=8, le=4096, description="Regions of a frame that its loss is taken of")
@@ -130,6 +133,12 @@ class TrainConfig(Config):
     warm_up: int = Field(1000, ge=0, le=100_000, description="Updates over which the step size grows from 0")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Weight decay")
     validate_every: int = Field(1000, ge=1, le=1_000_000, description="Updates between looks at the validation frames")
+
+
+class Settings(Config):
+    """What a model keeps beside its config: the names of its classes, in the order of the network's."""
+
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1, max_length=1000)
 
 
 class ApplyConfig(Config):
@@ -155,8 +164,8 @@ def make_detector(config: TrainConfig, classes: int, seed: int | None = None) ->
     """The detector of a training; with a seed its weights are drawn by it, without they are to be loaded."""
     shape = Shape(
         classes, config.backbone, config.width, config.pyramid, config.head, bool(config.imagenet_weights),
-        config.smallest_anchor, regions=config.regions, rpn_samples=config.anchor_samples,
-        head_samples=config.region_samples,
+        config.smallest_anchor, stretched(config.anchor_stretch), config.regions, config.anchor_samples,
+        config.region_samples,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
@@ -170,7 +179,7 @@ def make_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
     """SGD with momentum, or AdamW."""
     learnt = [one for one in network.parameters() if one.requires_grad]
     if config.optimiser == "adam":
-        return torch.optim.AdamW(learnt, config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(learnt, config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(learnt, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
 
 
@@ -280,14 +289,8 @@ class Fit:
         network, optimiser = self.networks[name], self.optimisers[name]
         for group in optimiser.param_groups:
             group["lr"] = learning_rate_at(update, self.config)
-        images, sizes = stacked([sample.pixels for sample in samples])
-        device = self.run.device
-        targets = [
-            Targets(sample.boxes.to(device), sample.classes.to(device), size)
-            for sample, size in zip(samples, sizes, strict=True)
-        ]
+        shown, targets = batch_of(samples, self.run)
         weights = [1.0] * len(known) + [self.config.unlabelled_weight] * len(guessed)
-        shown = images.to(device).contiguous(memory_format=torch.channels_last)
         with self.training.autocast():
             losses = network.train()(shown, targets, [sample.seed for sample in samples], weights)
         value = self.training.step(losses.total(self.config.box_weight), optimiser)
@@ -298,15 +301,10 @@ class Fit:
     def _validate(self, name: str, update: int) -> None:
         if not self.validation:
             return
-        value = self.training.alone(lambda: self._mean_average_precision(self.networks[name]))
+        see = partial(self._found, self.networks[name], least=_LEAST)
+        value = self.training.alone(lambda: precision_on(self.validation, see))
         self.run.metric(f"{name} mAP 50:95", value, update)
         self.best[name].offer(value, update, self.networks[name])
-
-    def _mean_average_precision(self, network: Detector) -> float:
-        found = [self._found(network, frame, _LEAST) for frame in self.validation]
-        truth = [as_truth(frame) for frame in self.validation]
-        value, _ = detection.mean_average_precision([as_found(one) for one in found], truth)
-        return 0.0 if math.isnan(value) else value
 
     def _found(self, network: Detector, frame: Frame, least: float) -> Detections:
         """What the network sees in a frame, in the frame's own pixels."""
@@ -321,7 +319,7 @@ _FOUND = Role("boxes", Kind.BOX, "A ROI around each tool found, with its kind", 
 
 _SMALL = {
     "backbone": "resnet-18", "pyramid": 32, "head": 128, "smallest_anchor": 16, "regions": 60, "anchor_samples": 64,
-    "region_samples": 32, "optimiser": "adam", "learning_rate": 3e-3,
+    "region_samples": 32, "optimiser": "adam", "learning_rate": 2e-3, "anchor_stretch": 2, "smallest_scale": 0.8,
 }  # fmt: skip
 _SMOKE = {"width": 8, "short_edge": 72, "long_edge": 128, "updates": 20, "batch_size": 2, "warm_up": 5,
           "validate_every": 20}  # fmt: skip
@@ -411,35 +409,24 @@ class ToolDetection(Method):
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """A frame -> its tools, best first; none where there is none."""
         assert model is not None
-        image, trained = case.get("image", Image), TrainConfig.model_validate(model.config)
-        network = make_detector(trained, len(model.settings["classes"]))
-        network.load_state_dict(model.networks["detector"])
+        image, trained = case.get("image", Image), model.trained(TrainConfig)
+        classes = model.noted(Settings).classes
+        network = model.network("detector", lambda: make_detector(trained, len(classes)))
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         options = {"least": config.confidence, **config.model_dump(exclude={"confidence"})}
         found = look(network, frame_of(image, run.log), trained.short_edge, trained.long_edge, run, **options)
-        names = [model.settings["classes"][kind] for kind in found.classes.tolist()]
-        return Case({"boxes": boxes_from(as_found(found).boxes, names, found.scores.tolist(), image)})
+        return Case({"boxes": rois_of(found, classes, image)})
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
-        """Of one frame: mAP 50:95 and 50 over its classes, precision and recall (score and overlap of 0.5 or more). The
-        paper's mAP ranks the boxes of all frames together: `medgen.metrics.detection` gives it for a set."""
-        image = reference.get("image", Image)
-        truth, found = ([*case.many("boxes")] for case in (reference, result))
-        meaning = class_names([box.name for box in truth])
-        kinds = sorted({meaning.get(box.name, box.name) for box in (*truth, *found)})
-        frames = []
-        for boxes in (found, truth):
-            numbers = np.array([kinds.index(meaning.get(box.name, box.name)) for box in boxes], dtype=np.int64)
-            scores = np.array([1.0 if box.confidence is None else box.confidence for box in boxes])
-            frames.append(detection.Found(boxes_in(image, boxes, reference.label), numbers, scores))
-        return detection.measures(frames[:1], frames[1:])
+        """As `medgen.frames.measured`."""
+        return measured(result, reference)
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
     ) -> Estimate:
         """Measured on this device: an update, or a look, of the real network on one frame."""
         if isinstance(config, ApplyConfig):
-            trained = TrainConfig.model_validate({} if model is None else model.config)
+            trained = TrainConfig.model_validate({}) if model is None else model.trained(TrainConfig)
             largest = max((math.prod(case.get("image", Image).shape) for case in cases), default=1)
             memory = 2**29 + 40 * largest + 50 * trained.width * trained.short_edge * trained.long_edge
             seconds = seconds_a_frame(self._to_time(trained), (trained.short_edge, trained.long_edge), run) / 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -104,13 +105,22 @@ def _some(numbers: Tensor, most: int, generator: torch.Generator) -> Tensor:
 def nms(boxes: Tensor, scores: Tensor, threshold: float, most: int | None = None) -> Tensor:
     """Greedy non-maximum suppression: (N, 4), (N,) -> numbers of the kept boxes, best first (of equals, the first).
 
-    A box goes when its overlap with a kept one is above `threshold`. most: stop after so many. A kept box is held
-    against those alone that begin to the left of its end, and not farther left than the widest box reaches.
+    A box goes when its overlap with a kept one is above `threshold`. most: stop after so many.
+    """
+    return nms_by_class(boxes, scores, torch.zeros_like(scores, dtype=torch.long), threshold, most)
+
+
+def nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float, most: int | None = None) -> Tensor:
+    """`nms` within each class; numbers of the kept boxes of all, best first, `most` of them at most.
+
+    A kept box is held against those alone that begin to the left of its end, and not farther left than the widest box
+    reaches.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     places = boxes[order].float().cpu().numpy()
     from_left = np.argsort(places[:, 0], kind="stable")
     x1, y1, x2, y2 = np.ascontiguousarray(places[from_left].T)
+    kinds = classes[order].cpu().numpy()[from_left]
     areas = (x2 - x1).clip(0) * (y2 - y1).clip(0)
     reach = float((x2 - x1).max(initial=0)) * 1.001 + 1e-3
     begins, ends = np.searchsorted(x1, x1 - reach), np.searchsorted(x1, x2, "right")
@@ -124,25 +134,24 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, most: int | None = None
         if len(kept) == most:
             break
         near = slice(begins[own], ends[own])
-        width = (np.minimum(x2[near], x2[own]) - np.maximum(x1[near], x1[own])).clip(0)
-        shared = width * (np.minimum(y2[near], y2[own]) - np.maximum(y1[near], y1[own])).clip(0)
-        gone[near] |= shared / np.maximum(areas[own] + areas[near] - shared, smallest) > threshold
+        width = np.minimum(x2[near], x2[own]) - np.maximum(x1[near], x1[own])
+        height = np.minimum(y2[near], y2[own]) - np.maximum(y1[near], y1[own])
+        shared = np.maximum(width, 0) * np.maximum(height, 0)
+        over = shared / np.maximum(areas[own] + areas[near] - shared, smallest) > threshold
+        gone[near] |= over & (kinds[near] == kinds[own])
     return order[torch.tensor(kept, dtype=torch.long, device=order.device)]
 
 
-def nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float, most: int | None = None) -> Tensor:
-    """`nms` within each class; numbers of the kept boxes of all, best first."""
-    kept = [
-        numbers[nms(boxes[numbers], scores[numbers], threshold, most)]
-        for numbers in (torch.nonzero(classes == value).flatten() for value in classes.unique())
-    ]
-    if not kept:
-        return torch.zeros(0, dtype=torch.long, device=boxes.device)
-    every = torch.cat(kept).sort().values  # of equal scores the first again
-    return every[torch.argsort(scores[every], descending=True, stable=True)][:most]
-
-
 # --- anchors and regions
+
+
+@dataclass
+class Regions:
+    """Boxes (K, 4) px, each in one frame of a batch (K,), to be looked at in one map of a pyramid (K,)."""
+
+    boxes: Tensor
+    frames: Tensor
+    levels: Tensor
 
 
 def anchors_of(size: tuple[int, int], stride: int, side: float, ratios: Sequence[float]) -> Tensor:
@@ -154,29 +163,39 @@ def anchors_of(size: tuple[int, int], stride: int, side: float, ratios: Sequence
     return torch.cat((centres - half, centres + half), dim=-1).reshape(-1, 4)
 
 
-def roi_align(features: Tensor, boxes: Tensor, stride: float, output: int, sampling: int = 2) -> Tensor:
-    """RoIAlign: (C, h, w) features at a stride, (K, 4) boxes in pixels of the frame -> (K, C, output, output).
+def roi_align(maps: Sequence[Tensor], strides: Sequence[int], regions: Regions, output: int) -> Tensor:
+    """RoIAlign of a batch: maps (N, C, h, w) at their strides, K regions -> (K, C, output, output).
 
-    Each of the output's cells is the mean of sampling x sampling bilinear samples, evenly spread in it; what lies
-    beyond the map has the value at its edge. Differentiable in the features.
+    Each of the output's cells is the mean of 2 x 2 bilinear samples, evenly spread in it; what lies beyond a map has
+    the value at its edge. Differentiable in the maps.
     """
-    if not len(boxes):
-        return features.new_zeros((0, features.shape[0], output, output))
-    count = output * sampling
-    steps = (torch.arange(count, device=boxes.device, dtype=torch.float32) + 0.5) / count
-    rows, columns = features.shape[-2:]
-    x = (boxes[:, None, 0] + steps * (boxes[:, 2] - boxes[:, 0])[:, None]) / stride
-    y = (boxes[:, None, 1] + steps * (boxes[:, 3] - boxes[:, 1])[:, None]) / stride
-    shape = (len(boxes), count, count)
-    places = torch.stack(
-        ((2 * x / columns - 1)[:, None].expand(shape), (2 * y / rows - 1)[..., None].expand(shape)), -1
+    channels = maps[0].shape[1]
+    if not len(regions.boxes):
+        return maps[0].new_zeros((0, channels, output, output))
+    table = torch.cat([one.permute(0, 2, 3, 1).reshape(-1, channels) for one in maps])
+    shapes = torch.tensor([one.shape[2:] for one in maps], device=table.device)[regions.levels]
+    starts = torch.tensor([0, *(len(one) * one.shape[2] * one.shape[3] for one in maps)]).cumsum(0)[:-1]
+    starts = starts.to(table.device)[regions.levels] + regions.frames * shapes.prod(dim=1)
+    places = regions.boxes / torch.tensor(strides, device=table.device)[regions.levels, None]
+    y, y_weights = _interpolated(places[:, 1], places[:, 3], shapes[:, 0], output)
+    x, x_weights = _interpolated(places[:, 0], places[:, 2], shapes[:, 1], output)
+    rows = starts[:, None, None] + y * shapes[:, 1, None, None]
+    numbers = rows[:, :, None, :, None] + x[:, None, :, None, :]  # (K, output, output, 4, 4)
+    weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
+    found = F.embedding_bag(
+        numbers.reshape(-1, 16), table.float(), per_sample_weights=weights.reshape(-1, 16), mode="sum"
     )
-    seen = F.grid_sample(
-        features.float()[None],
-        places.reshape(1, -1, count, 2),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )[0]
-    cells = F.avg_pool2d(seen.reshape(features.shape[0], -1, count, count).transpose(0, 1), sampling)
-    return cells.to(features.dtype)
+    return found.reshape(-1, output, output, channels).permute(0, 3, 1, 2).to(table.dtype)
+
+
+def _interpolated(low: Tensor, high: Tensor, length: Tensor, output: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: for each of `output` cells between two places (K,) of maps of a length (K,), the numbers (K,
+    output, 4) of the map's cells that its two samples lie between, and what each weighs."""
+    steps = (torch.arange(2 * output, device=low.device) + 0.5) / (2 * output)
+    last = (length - 1)[:, None]
+    at = torch.minimum((low[:, None] + steps * (high - low)[:, None] - 0.5).clamp(min=0), last.to(low.dtype))
+    before = at.floor().long()
+    share = at - before
+    numbers = torch.stack((before, torch.minimum(before + 1, last)), dim=2)
+    weights = torch.stack((1 - share, share), dim=2) / 2
+    return numbers.reshape(-1, output, 4), weights.reshape(-1, output, 4)

@@ -1,11 +1,8 @@
 """A two-stage detector: Faster R-CNN (Ren et al., 2015) on a feature pyramid (Lin et al., 2017), in plain torch.
 
     detector = Detector(Shape(classes=3))
-    losses = detector.losses(images, targets, seeds)  # losses.total is what the papers minimise
+    losses = detector(images, targets, seeds)  # losses.total() is what the papers minimise
     found = detector.detect(images)                   # one Detections a frame
-
-A method that adds a loss of its own takes the regions that stand for a true box from `Losses.regions` (decoded, with
-their gradients, beside the boxes that they should be): the side loss of compound figures, for one.
 
 Each frame's losses are means over its own sampled anchors and regions, and the batch's are means over its frames; the
 random samples of a frame come from a seed of its own. So parts of a batch in several processes give what the whole
@@ -15,7 +12,7 @@ gives in one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +20,10 @@ from torch.nn import functional as F
 
 from medgen.jobs import Run
 from medgen.nn import boxes as box
-from medgen.nn.resnet import Backbone, Pyramid, ResNet
+from medgen.nn.resnet import Backbone, PyramidNetwork
 from medgen.pace import seconds_an_update
 
 _HEAD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the second stage's box codes, whose spread is that much smaller
-_MEAN, _SPREAD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)  # ImageNet's red, green and blue
 _STRIDES = (4, 8, 16, 32, 64)
 _REGION = 7  # cells along a side of what the second stage sees
 
@@ -37,8 +33,8 @@ class Shape:
     """What a detector is made of; defaults are the published ones.
 
     classes: kinds of things, the background not counted. smallest: side of the finest level's anchors, px; each level's
-    are twice as large. regions: proposals that reach the second stage. rpn_samples, head_samples: anchors and regions
-    that a frame's losses are taken of.
+    are twice as large. ratios: their heights through their widths. regions: proposals that reach the second stage.
+    rpn_samples, head_samples: anchors and regions that a frame's losses are taken of.
     """
 
     classes: int
@@ -56,6 +52,11 @@ class Shape:
     head_overlap: float = 0.5
 
 
+def stretched(most: int) -> tuple[float, ...]:
+    """Anchors' ratios of height to width: 2 to the powers of -`most` to `most`."""
+    return tuple(2.0**power for power in range(-most, most + 1))
+
+
 @dataclass
 class Targets:
     """What one frame shows: boxes (M, 4) px, classes (M,) from 0, and its size (rows, columns) without padding."""
@@ -66,11 +67,12 @@ class Targets:
 
 
 @dataclass
-class Regions:
-    """Regions of the second stage that stand for a true box: decoded boxes (P, 4) with gradients, and those meant."""
+class Drawn:
+    """What one frame's losses of the second stage are taken of: regions (K, 4) px, first those that stand for a true
+    box, and the numbers (P,) of those boxes."""
 
-    found: list[Tensor] = field(default_factory=list)
-    meant: list[Tensor] = field(default_factory=list)
+    regions: Tensor
+    stand_for: Tensor
 
 
 @dataclass
@@ -81,7 +83,6 @@ class Losses:
     anchor_box: Tensor
     region_class: Tensor
     region_box: Tensor
-    regions: Regions
 
     def total(self, box_weight: float = 1.0) -> Tensor:
         """Their sum, the terms on boxes weighted by lambda."""
@@ -150,17 +151,16 @@ class Proposer(nn.Module):
     ) -> Tensor:
         """One frame's (anchors,) logits and (anchors, 4) codes by level -> at most `most` regions (K, 4), best first:
         the best of each level, suppressed within it at 0.7."""
-        kept, scores = [], []
-        for logit, code, anchor in zip(logits, codes, anchors, strict=True):
+        kept, scores, levels = [], [], []
+        for level, (logit, code, anchor) in enumerate(zip(logits, codes, anchors, strict=True)):
             value, best = logit.topk(min(most, len(logit)))
-            regions = box.clipped(box.decode(code[best], anchor[best]), size)
-            large = ((regions[:, 2:] - regions[:, :2]) >= 1).all(dim=1)
-            regions, value = regions[large], value[large]
-            numbers = box.nms(regions, value, 0.7, most)
-            kept.append(regions[numbers])
-            scores.append(value[numbers])
-        order = torch.argsort(torch.cat(scores), descending=True, stable=True)[:most]
-        return torch.cat(kept)[order]
+            kept.append(box.clipped(box.decode(code[best], anchor[best]), size))
+            scores.append(value)
+            levels.append(torch.full_like(best, level))
+        regions, score, level_of = torch.cat(kept), torch.cat(scores), torch.cat(levels)
+        large = torch.nonzero(((regions[:, 2:] - regions[:, :2]) >= 1).all(dim=1)).flatten()
+        numbers = box.nms_by_class(regions[large], score[large], level_of[large], 0.7, most)
+        return regions[large[numbers]]
 
 
 class Head(nn.Module):
@@ -182,26 +182,13 @@ class Head(nn.Module):
         return self.logit(hidden).float(), self.code(hidden).float().reshape(len(hidden), -1, 4)
 
 
-class Detector(nn.Module):
+class Detector(PyramidNetwork):
     """Faster R-CNN on a feature pyramid. Frames are (N, 3, rows, columns) of values 0..255."""
 
-    mean: Tensor
-    spread: Tensor
-
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
+        super().__init__(shape.backbone, shape.width, shape.pyramid, shape.frozen)
         self.shape = shape
-        self.backbone = ResNet(shape.backbone, shape.width, shape.frozen)
-        self.pyramid = Pyramid(self.backbone.channels, shape.pyramid)
         self.proposer, self.head = Proposer(shape), Head(shape)
-        self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("spread", torch.tensor(_SPREAD).reshape(1, 3, 1, 1), persistent=False)
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The pyramid's maps; frames are padded to multiples of 32 at their right and lower edges."""
-        rows, columns = images.shape[-2:]
-        scaled = F.pad((images - self.mean) / self.spread, (0, -columns % 32, 0, -rows % 32))
-        return list(self.pyramid(self.backbone(scaled)))
 
     # --- training
 
@@ -218,7 +205,7 @@ class Detector(nn.Module):
         anchors = self.proposer.anchors(maps)
         every = torch.cat(anchors)
         terms: list[list[Tensor]] = [[], [], [], []]
-        regions = Regions()
+        drawn = []
         for frame, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
             generator = torch.Generator().manual_seed(seed)
             own = [level[frame] for level in logits], [level[frame] for level in codes]
@@ -230,11 +217,19 @@ class Detector(nn.Module):
                 target.size,
                 self.shape.regions,
             )
-            second = self._region_losses([level[frame] for level in maps], proposals, target, generator, regions)
-            for term, value in zip(terms, (*first, *second), strict=True):
+            drawn.append(self._draw(proposals, target, generator))
+            for term, value in zip(terms[:2], first, strict=True):
+                term.append(value)
+        counts = [len(one.regions) for one in drawn]
+        seen = self.head(self._features(maps, [one.regions for one in drawn]))
+        for one, target, scores, codes_found in zip(
+            drawn, targets, *(part.split(counts) for part in seen), strict=True
+        ):
+            second = self._region_losses(scores, codes_found, one, target)
+            for term, value in zip(terms[2:], second, strict=True):
                 term.append(value)
         means = [weigh_frames(term, weights or [1.0] * len(targets)) for term in terms]
-        return Losses(means[0], means[1], means[2], means[3], regions)
+        return Losses(means[0], means[1], means[2], means[3])
 
     def _anchor_losses(
         self, logits: Tensor, codes: Tensor, anchors: Tensor, target: Targets, generator: torch.Generator
@@ -252,39 +247,32 @@ class Detector(nn.Module):
         meant = box.encode(target.boxes[assigned[positive]], anchors[positive])
         return classes, smooth_l1(codes[positive], meant, 1 / 9) / count
 
-    def _region_losses(
-        self, maps: list[Tensor], proposals: Tensor, target: Targets, generator: torch.Generator, regions: Regions
-    ) -> tuple[Tensor, Tensor]:
-        """The second stage's losses on one frame, a quarter of whose regions stand for boxes at the most."""
+    def _draw(self, proposals: Tensor, target: Targets, generator: torch.Generator) -> Drawn:
+        """Regions of one frame, a quarter of which stand for boxes at the most."""
         proposals = torch.cat((proposals, target.boxes))  # the true ones too: at first nothing else is near them
-        assigned = box.assign(
-            box.iou(proposals, target.boxes), self.shape.head_overlap, self.shape.head_overlap, keep_best=False
-        )
+        overlap = self.shape.head_overlap
+        assigned = box.assign(box.iou(proposals, target.boxes), overlap, overlap, keep_best=False)
         positive, negative = box.sample(assigned, self.shape.head_samples, 0.25, generator)
-        chosen = torch.cat((positive, negative))
-        logits, codes = self.head(self._features(maps, proposals[chosen]))
-        true = target.classes[assigned[positive]]
-        wanted = torch.cat((true, torch.full_like(negative, self.shape.classes)))
-        classes = F.cross_entropy(logits, wanted, reduction="sum") / max(1, len(chosen))
-        own = codes[torch.arange(len(positive), device=codes.device), true]
-        meant = target.boxes[assigned[positive]]
-        codes_meant = box.encode(meant, proposals[positive], _HEAD_WEIGHTS)
-        regions.found.append(box.decode(own, proposals[positive], _HEAD_WEIGHTS))
-        regions.meant.append(meant)
-        return classes, smooth_l1(own, codes_meant, 1.0) / max(1, len(chosen))
+        return Drawn(proposals[torch.cat((positive, negative))], assigned[positive])
 
-    def _features(self, maps: list[Tensor], regions: Tensor) -> Tensor:
-        """(K, C, 7, 7): each region at the level whose anchors are of its size (equation 1 of Lin et al., where 224
-        px, seven times the finest anchors, lie on the third)."""
-        side = box.area(regions).sqrt()
-        level = (2 + torch.log2(side / (7 * self.shape.smallest) + 1e-6)).floor().clamp(0, 3)
-        result = maps[0].new_zeros((len(regions), maps[0].shape[0], _REGION, _REGION))
-        for number in range(4):
-            here = torch.nonzero(level == number).flatten()
-            if len(here):
-                aligned = box.roi_align(maps[number], regions[here], _STRIDES[number], _REGION)
-                result = result.index_copy(0, here, aligned)
-        return result
+    def _region_losses(self, logits: Tensor, codes: Tensor, drawn: Drawn, target: Targets) -> tuple[Tensor, Tensor]:
+        """The second stage's losses on one frame."""
+        count, positive = len(drawn.regions), len(drawn.stand_for)
+        true = target.classes[drawn.stand_for]
+        wanted = torch.cat((true, true.new_full((count - positive,), self.shape.classes)))
+        classes = F.cross_entropy(logits, wanted, reduction="sum") / max(1, count)
+        own = codes[torch.arange(positive, device=codes.device), true]
+        meant, places = target.boxes[drawn.stand_for], drawn.regions[:positive]
+        return classes, smooth_l1(own, box.encode(meant, places, _HEAD_WEIGHTS), 1.0) / max(1, count)
+
+    def _features(self, maps: list[Tensor], regions: list[Tensor]) -> Tensor:
+        """(K, C, 7, 7) of all frames' regions, frame after frame: each at the level whose anchors are of its size
+        (equation 1 of Lin et al., where 224 px, seven times the finest anchors, lie on the third)."""
+        places = torch.cat(regions)
+        level = (2 + torch.log2(box.area(places).sqrt() / (7 * self.shape.smallest) + 1e-6)).floor().clamp(0, 3)
+        counts = torch.tensor([len(one) for one in regions])
+        frames = torch.arange(len(regions)).repeat_interleave(counts).to(places.device)
+        return box.roi_align(maps[:4], _STRIDES[:4], box.Regions(places, frames, level.long()), _REGION)
 
     # --- detection
 
@@ -308,7 +296,7 @@ class Detector(nn.Module):
         for frame, size in enumerate(sizes or [(images.shape[2], images.shape[3])] * len(images)):
             own = [level[frame] for level in logits], [level[frame] for level in codes]
             proposals = self.proposer.propose(*own, anchors, size, regions or self.shape.regions)
-            scores, codes_found = self.head(self._features([level[frame] for level in maps], proposals))
+            scores, codes_found = self.head(self._features([level[frame : frame + 1] for level in maps], [proposals]))
             probabilities = scores.softmax(dim=1)[:, :-1]
             region, kind = torch.nonzero(probabilities >= least, as_tuple=True)
             decoded = box.decode(codes_found[region, kind], proposals[region], _HEAD_WEIGHTS)

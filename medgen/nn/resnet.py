@@ -21,6 +21,7 @@ from medgen.errors import UserError
 
 Backbone = Literal["resnet-18", "resnet-50", "resnext-14", "resnext-50"]
 _LAYERS = {"resnet-18": (2, 2, 2, 2), "resnet-50": (3, 4, 6, 3), "resnext-14": (1, 1, 1, 1), "resnext-50": (3, 4, 6, 3)}
+_MEAN, _SPREAD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)  # ImageNet's red, green and blue
 Norm = Callable[[int], nn.Module]
 
 
@@ -135,7 +136,7 @@ class ResNet(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Feature pyramid: stages' features -> maps of `channels` at strides 4, 8, 16, 32 and, by subsampling, 64."""
+    """Feature pyramid: stages' features -> maps of `channels` at their strides and, by subsampling, at 64."""
 
     def __init__(self, inputs: list[int], channels: int) -> None:
         super().__init__()
@@ -153,6 +154,30 @@ class Pyramid(nn.Module):
             merged[level] = merged[level] + coarser
         maps = [smooth(one) for smooth, one in zip(self.smooth, merged, strict=True)]
         return [*maps, F.max_pool2d(maps[-1], 1, 2)]
+
+
+class PyramidNetwork(nn.Module):
+    """What detectors stand on: frames (N, 3, rows, columns) of values 0..255 -> the maps of a feature pyramid.
+
+    finest: the backbone's stage that the finest map comes from: 0 has stride 4, 1 stride 8. The rest as in `ResNet`.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, kind: Backbone, width: int, channels: int, frozen: bool, finest: int = 0) -> None:
+        super().__init__()
+        self.finest = finest
+        self.backbone = ResNet(kind, width, frozen)
+        self.pyramid = Pyramid(self.backbone.channels[finest:], channels)
+        self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.tensor(_SPREAD).reshape(1, 3, 1, 1), persistent=False)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The pyramid's maps; frames are padded to multiples of 32 at their right and lower edges."""
+        rows, columns = images.shape[-2:]
+        scaled = F.pad((images - self.mean) / self.spread, (0, -columns % 32, 0, -rows % 32))
+        return list(self.pyramid(self.backbone(scaled)[self.finest :]))
 
 
 def load_imagenet(network: ResNet, path: Path) -> None:

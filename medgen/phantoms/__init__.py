@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.phantoms import abdomen_ct, annulus, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram
+from medgen.phantoms import (
+    abdomen_ct,
+    annulus,
+    cataract,
+    drawn,
+    figures,
+    hand_xray,
+    head,
+    inner_ear,
+    mitochondria,
+    mr_angiogram,
+)
 from medgen.phantoms.canvas import Segment
 from medgen.phantoms.cohort import write_cohort
 
@@ -40,7 +51,18 @@ def _phantom(module: Any) -> Phantom:
 
 PHANTOMS: dict[str, Phantom] = {
     module.NAME: _phantom(module)
-    for module in (abdomen_ct, annulus, cataract, drawn, hand_xray, head, inner_ear, mitochondria, mr_angiogram)
+    for module in (
+        abdomen_ct,
+        annulus,
+        cataract,
+        drawn,
+        figures,
+        hand_xray,
+        head,
+        inner_ear,
+        mitochondria,
+        mr_angiogram,
+    )
 }
 
 

@@ -7,7 +7,7 @@ are there, where their tips lie, from where they come and how they are lit. One 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,9 +128,16 @@ def make(
 
 
 def roi(name: str, mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """The box around a tool's pixels as Slicer's markups file has it; a plain picture's pixels are its millimetres."""
+    """The box around a tool's pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    centre = [float(columns[0] + columns[-1]) / 2, float(rows[0] + rows[-1]) / 2, 0.0]
+    return roi_around(name, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+
+
+def roi_around(name: str, box: Sequence[int]) -> dict[str, Any]:
+    """A box (left, upper, right, lower edge in px) as Slicer's markups file has it; a plain picture's pixels are its
+    millimetres."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    centre = [(x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2, 0.0]
     return {
         "type": "ROI",
         "roiType": "Box",
@@ -139,7 +146,7 @@ def roi(name: str, mask: NDArray[np.bool_]) -> dict[str, Any]:
         "coordinateUnits": "mm",
         "center": centre,
         "orientation": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        "size": [float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1), 1.0],
+        "size": [x2 - x1, y2 - y1, 1.0],
         "controlPoints": [{"id": "1", "label": name, "position": centre, "positionStatus": "defined"}],
     }
 

@@ -1,0 +1,548 @@
+"""Figures of several panels are taken apart: a box around each, and each as a picture of its own.
+
+Yao, Qu, Liu, Deng, Tian, Xu, Jha, Bao, Zhao, Fogo, Landman, Chang, Yang, Huo: Compound Figure Separation of Biomedical
+Images with Side Loss (2021).
+
+What is implemented of the paper:
+
+- an anchor-based one-stage detector with three layers (section 3.1) and its four losses (section 3.3): boxes, objects,
+  classes, and the side loss of equations 1 and 2, which penalises boxes that reach beyond the true ones; their weights
+  lambda_1 to lambda_4;
+- the simulator of compound figures (section 3.2): single images, whose proportions stay, side by side in rows of random
+  heights or columns of random widths; intra-class augmentation, in which all images are of one class; figures of one
+  image (shares of section 4: 2000 and 2947 of 9947);
+- learning from simulated figures alone or from boxes drawn by hand (table 1); mAP 50:95.
+
+The paper takes YOLOv5, whose code is published under the GPL and not copied: its losses and its rule of assignment are
+written from their description (`medgen.nn.one_stage`), and in place of its CSP backbone, its path aggregation and its
+mosaics stands a ResNet with a feature pyramid, which learns from scratch unless it is given ImageNet weights. The side
+loss is in cells of each layer, a mean over the boxes found there, and the sum is multiplied by the batch size, as in
+the authors' code, whose lambda_4 is lambda_1 / 20: we take the paper's lambda_1 / 30. The simulator was not published:
+its ranges are ours. Of boxes that overlap, the best one stays whatever its class, because panels do not overlap.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medgen import prepare
+from medgen.bundle import Model
+from medgen.case import Box, Case, Class, Image
+from medgen.cohort import Collection
+from medgen.errors import UserError
+from medgen.frames import (
+    Frame,
+    Sample,
+    batch_of,
+    boxes_from,
+    boxes_in,
+    frame_of,
+    frames_of,
+    look,
+    measured,
+    precision_on,
+    rois_of,
+    weakly,
+)
+from medgen.jobs import Run
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
+from medgen.nn.detector import Detections, Shape, Targets, stretched
+from medgen.nn.one_stage import Losses, OneStage, losses_of
+from medgen.nn.resnet import load_imagenet
+from medgen.pace import seconds_an_update
+from medgen.training import Best, Randomness, Training
+
+_LEAST = 0.05  # score of the weakest boxes that mAP counts
+
+
+def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
+    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
+
+
+class TrainConfig(Config):
+    """How to train. Defaults are the paper's where it gives them."""
+
+    learn_from: Literal["simulated", "boxes"] = Field(
+        "simulated", description="Figures simulated from single images or boxed panels, or the boxes drawn in figures",
+        json_schema_extra=_paper("simulated"),
+    )  # fmt: skip
+    intra_class: float = Field(
+        0.2, ge=0, le=1, description="Share of the simulated figures whose images are all of one class",
+        json_schema_extra=_paper(0.2),
+    )  # fmt: skip
+    alone: float = Field(
+        0.3, ge=0, le=1, description="Share of the simulated figures that hold one image", json_schema_extra=_paper(0.3)
+    )
+    strips: int = Field(4, ge=1, le=12, description="Most rows or columns of a simulated figure")
+    thinnest: float = Field(
+        0.15, ge=0.02, le=1, description="Least height of a row (width of a column), as share of the figure's length"
+    )
+    thickest: float = Field(0.5, ge=0.02, le=1, description="Largest height of a row (width of a column)")
+    gap: float = Field(0.02, ge=0, le=0.2, description="Most space between images, as share of the figure's length")
+    side_weight: float = Field(
+        1 / 30, ge=0, le=10, description="lambda_4 / lambda_1: weight of the side loss beside that on boxes; 0: none",
+        json_schema_extra=_paper(1 / 30),
+    )  # fmt: skip
+    box_weight: float = Field(0.5, gt=0, le=100, description="“box” of lambda_1", json_schema_extra=_paper(0.5))
+    object_weight: float = Field(1.0, gt=0, le=100, description="“obj” of lambda_2", json_schema_extra=_paper(1.0))
+    class_weight: float = Field(
+        0.5,
+        gt=0,
+        le=1000,
+        description="“cls” of lambda_3, which is a class's 80th of it",
+        json_schema_extra=_paper(0.5),
+    )
+    updates: int = Field(
+        7800, ge=1, le=1_000_000, description="Gradient updates (50 epochs of 9947 figures)",
+        json_schema_extra=_paper(7800),
+    )  # fmt: skip
+    batch_size: int = Field(
+        64, ge=1, le=256, description="Figures an update", json_schema_extra={**_paper(64), **lowers_memory()}
+    )
+    size: int = Field(
+        640, ge=32, le=4096, description="Figures are scaled to this long edge",
+        json_schema_extra={**_paper(640, "px"), **lowers_memory()},
+    )  # fmt: skip
+    smallest_scale: float = Field(
+        0.5, ge=0.1, le=1, description="In training, the long edge is drawn from this share of itself upwards"
+    )
+    backbone: Literal["resnet-18", "resnet-50"] = Field("resnet-50", description="Residual network that sees figures")
+    width: int = Field(
+        64, ge=8, le=128, multiple_of=8, description="Channels of the backbone's first stage",
+        json_schema_extra=lowers_memory(),
+    )  # fmt: skip
+    pyramid: int = Field(256, ge=8, le=512, description="Channels of the feature pyramid")
+    smallest_anchor: float = Field(
+        64.0, ge=4, le=1024, description="Side of the finest layer's anchors; each layer's are twice as large",
+        json_schema_extra={"unit": "px"},
+    )  # fmt: skip
+    anchor_stretch: int = Field(
+        1,
+        ge=0,
+        le=3,
+        description="Beside square anchors, lying and upright ones, 2 to this power times as long as wide",
+    )
+    imagenet_weights: str = Field(
+        "", description="File of the backbone's ImageNet weights (.safetensors, .pth); empty: it learns from scratch"
+    )
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="SGD, or AdamW", json_schema_extra=_paper("sgd"))
+    learning_rate: float = Field(0.01, gt=0, le=1, description="Step size once warm", json_schema_extra=_paper(0.01))
+    momentum: float = Field(0.937, ge=0, lt=1, description="Momentum of SGD", json_schema_extra=_paper(0.937))
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay", json_schema_extra=_paper(5e-4))
+    warm_up: int = Field(500, ge=0, le=100_000, description="Updates over which the step size grows from 0")
+    validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation figures")
+
+
+class Settings(Config):
+    """What a model keeps beside its config: the names of its classes, in the order of the network's."""
+
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1, max_length=1000)
+
+
+class ApplyConfig(Config):
+    """How to find panels."""
+
+    confidence: float = Field(0.25, ge=0, le=1, description="Least confidence of a box (0.05 where mAP is measured)")
+    overlap: float = Field(0.45, ge=0, le=1, description="Of two boxes that overlap by more, one is dropped")
+    most: int = Field(100, ge=1, le=1000, description="Most panels of a figure")
+
+
+class CutConfig(Config):
+    """How to cut panels out."""
+
+    inset: float = Field(
+        0.0, ge=0, le=100, description="What is left out along each edge of a box", json_schema_extra={"unit": "px"}
+    )
+
+
+# --- simulated figures
+
+
+@dataclass
+class Single:
+    """A picture of one thing: pixels (3, rows, columns) uint8, and its class."""
+
+    pixels: Tensor
+    kind: int
+
+
+def singles_of(frames: list[Frame]) -> list[Single]:
+    """What lies in each box of the frames, but for boxes thinner than 2 px."""
+    found = []
+    for frame in frames:
+        for (x1, y1, x2, y2), kind in zip(frame.boxes.round().int().tolist(), frame.classes.tolist(), strict=True):
+            if min(x2 - x1, y2 - y1) >= 2:
+                found.append(Single(frame.pixels[:, y1:y2, x1:x2].clone(), kind))
+    return found
+
+
+def simulated(singles: list[Single], config: TrainConfig, rng: np.random.Generator) -> Frame:
+    """A figure of single images in rows or, as often, in columns (SimCFS-AUG)."""
+    draw = rng.uniform()
+    chosen = singles
+    if draw < config.intra_class:
+        kind = singles[int(rng.integers(len(singles)))].kind
+        chosen = [one for one in singles if one.kind == kind]
+    upright = bool(rng.uniform() < 0.5)
+    if upright:  # columns are rows of what lies on its side
+        chosen = [Single(one.pixels.transpose(1, 2), one.kind) for one in _some(chosen, 24, rng)]
+    if config.intra_class <= draw < config.intra_class + config.alone:
+        placed = _placed([[chosen[int(rng.integers(len(chosen)))]]], [config.size], config.size, 0, rng)
+    else:
+        count = int(rng.integers(1, config.strips + 1))
+        low, high = sorted((config.thinnest, config.thickest))
+        thick = [max(2, int(config.size * rng.uniform(low, high))) for _ in range(count)]
+        gap = int(config.size * config.gap * rng.uniform()) if rng.uniform() < 0.7 else 0
+        rows = [_row(chosen, height, config.size, gap, rng) for height in thick]
+        placed = _placed(rows, thick, config.size, gap, rng)
+    pixels, boxes, classes = placed
+    if upright:
+        pixels, boxes = pixels.transpose(1, 2), boxes[:, [1, 0, 3, 2]]
+    return Frame(pixels.contiguous(), boxes, classes, labelled=True)
+
+
+def _some(singles: list[Single], most: int, rng: np.random.Generator) -> list[Single]:
+    if len(singles) <= most:
+        return singles
+    return [singles[int(number)] for number in rng.choice(len(singles), most, replace=False)]
+
+
+def _row(singles: list[Single], height: int, length: int, gap: int, rng: np.random.Generator) -> list[Single]:
+    """Images that stand side by side within a length once they are `height` high: one at the least."""
+    row: list[Single] = []
+    used = 0
+    while True:
+        one = singles[int(rng.integers(len(singles)))]
+        width = _scaled_width(one, height)
+        if row and used + width > length:
+            return row
+        row.append(one)
+        used += width + gap
+
+
+def _scaled_width(one: Single, height: int) -> int:
+    return max(2, round(one.pixels.shape[2] * height / one.pixels.shape[1]))
+
+
+def _placed(
+    rows: list[list[Single]], heights: list[int], length: int, gap: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of images below each other on paper: pixels, boxes, classes. A row that is longer is made to fit."""
+    margin = int(rng.integers(0, 1 + max(1, length // 40)))
+    paper = 255 if rng.uniform() < 0.9 else int(rng.integers(0, 256))
+    parts: list[tuple[int, int, Tensor, int]] = []
+    top, right = margin, 0
+    for row, height in zip(rows, heights, strict=True):
+        whole = sum(_scaled_width(one, height) for one in row) + gap * (len(row) - 1)
+        fitting = max(2, int(height * min(1.0, length / whole)))
+        left = margin
+        for one in row:
+            size = (fitting, _scaled_width(one, fitting))
+            parts.append((left, top, _resized(one.pixels, size), one.kind))
+            left += size[1] + gap
+        top, right = top + fitting + gap, max(right, left - gap)
+    pixels = torch.full((3, top - gap + margin, right + margin), paper, dtype=torch.uint8)
+    boxes = torch.empty(len(parts), 4)
+    for number, (x, y, part, _) in enumerate(parts):
+        pixels[:, y : y + part.shape[1], x : x + part.shape[2]] = part
+        boxes[number] = torch.tensor([x, y, x + part.shape[2], y + part.shape[1]])
+    return pixels, boxes, torch.tensor([kind for _, _, _, kind in parts])
+
+
+def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    smaller = size[0] < pixels.shape[1]
+    made = F.interpolate(pixels[None].float(), size=size, mode="bilinear", align_corners=False, antialias=smaller)
+    return made[0].round().to(torch.uint8)
+
+
+# --- network and losses
+
+
+def side_loss(found: Tensor, true: Tensor) -> Tensor:
+    """Equations 1 and 2: boxes (K, 4) -> (K,), by how much each reaches beyond the true one, all sides together."""
+    beyond = torch.cat((true[:, :2] - found[:, :2], found[:, 2:] - true[:, 2:]), dim=1)
+    return beyond.clamp(min=0).sum(dim=1)
+
+
+def total_loss(losses: Losses, config: TrainConfig, classes: int, batch: int) -> tuple[Tensor, Tensor]:
+    """L_total of section 3.3, times the batch's size, and the side loss in it; with three layers, their share of three
+    is 1."""
+    pairs = zip(losses.found, losses.true, strict=True)
+    side = torch.stack([losses.box * 0, *(side_loss(found, true).mean() for found, true in pairs)]).sum()
+    total = (
+        config.box_weight * (losses.box + config.side_weight * side)
+        + config.object_weight * (config.size / 640) ** 2 * losses.objects
+        + config.class_weight * classes / 80 * losses.classes
+    )
+    return batch * total, side.detach()
+
+
+def make_network(config: TrainConfig, classes: int, seed: int | None = None) -> OneStage:
+    """The detector of a training; with a seed its weights are drawn by it, without they are to be loaded."""
+    shape = Shape(
+        classes, config.backbone, config.width, config.pyramid, frozen=bool(config.imagenet_weights),
+        smallest=config.smallest_anchor, ratios=stretched(config.anchor_stretch),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        network = OneStage(shape)
+    if seed is not None and config.imagenet_weights:
+        load_imagenet(network.backbone, Path(config.imagenet_weights))
+    return network
+
+
+# --- training
+
+
+class Fit:
+    """The detector as parts and a stage of the training engine."""
+
+    def __init__(self, frames: list[Frame], classes: int, config: TrainConfig, run: Run) -> None:
+        self.config, self.run = config, run
+        self.figures = [one for one in frames if one.split != "validation"]
+        self.validation = [one for one in frames if one.split == "validation"]
+        self.singles = singles_of(self.figures) if config.learn_from == "simulated" else []
+        self.network = make_network(config, classes, run.seed)
+        self.network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learnt = [one for one in self.network.parameters() if one.requires_grad]
+        rate, decay = config.learning_rate, config.weight_decay
+        self.optimiser: torch.optim.Optimizer = (
+            torch.optim.AdamW(learnt, rate, weight_decay=decay, fused=True)
+            if config.optimiser == "adam"
+            else torch.optim.SGD(learnt, rate, momentum=config.momentum, weight_decay=decay, nesterov=True)
+        )
+        self.best, self.random = Best(), Randomness(run.seed)
+        parts: dict[str, Any] = {"detector": self.network, "optimiser": self.optimiser, "random": self.random}
+        self.training = Training(run, {**parts, "best": self.best})
+
+    def fit(self) -> dict[str, Tensor]:
+        """The weights of the best look at the validation figures; without any, the last."""
+        config = self.config
+        for update in self.training.stage("fit", config.updates):
+            rate = _rate_at(update, config)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            images, targets = batch_of(self._samples(), self.run)
+            with self.training.autocast():
+                found = self.network.train()(images)
+            losses = losses_of(self.network, found, targets)
+            total, side = total_loss(losses, config, self.network.classes, len(targets))
+            self.run.metric("loss", self.training.step(total, self.optimiser), update)
+            self.run.metric("side loss", float(side), update)
+            last = update + 1 == config.updates
+            if self.validation and (last or (update + 1) % config.validate_every == 0):
+                value = self.training.alone(lambda: precision_on(self.validation, self.see))
+                self.run.metric("mAP 50:95", value, update + 1)
+                self.best.offer(value, update + 1, self.network)
+        return self.best.weights or self.network.state_dict()
+
+    def see(self, frame: Frame) -> Detections:
+        """What the network finds in a figure, weak boxes too."""
+        return look(self.network, frame.pixels, self.config.size, self.config.size, self.run, least=_LEAST)
+
+    def _samples(self) -> list[Sample]:
+        """This process's figures of the next update, resized and, half of them, mirrored."""
+        edge = round(self.config.size * self.random.numpy.uniform(self.config.smallest_scale, 1.0))
+
+        def draw(count: int) -> list[Callable[[], Sample]]:
+            seeds = self.random.numpy.integers(2**31, size=count)
+            return [partial(self._sample, int(seed), (edge, edge)) for seed in seeds]
+
+        return self.training.batch(self.config.batch_size, draw)
+
+    def _sample(self, seed: int, size: tuple[int, int]) -> Sample:
+        rng = np.random.default_rng(seed)
+        if self.singles:
+            figure = simulated(self.singles, self.config, rng)
+        else:
+            figure = self.figures[int(rng.integers(len(self.figures)))]
+        return weakly(figure, size, bool(rng.uniform() < 0.5), seed)
+
+
+def _rate_at(update: int, config: TrainConfig) -> float:
+    """Linear warm-up, and a linear fall to a fifth at the end."""
+    warm = min(1.0, (update + 1) / (config.warm_up + 1))
+    return config.learning_rate * warm * (1 - 0.8 * update / config.updates)
+
+
+class _Timed(nn.Module):
+    """A detector whose forward pass is its loss on figures of one panel."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config.model_copy(update={"imagenet_weights": ""})
+        self.network = make_network(self.config, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, rows, columns) -> the loss."""
+        size = (images.shape[2], images.shape[3])
+        panel = images.new_tensor([[0.0, 0.0, size[1], size[0]]])
+        target = Targets(panel, torch.zeros(1, dtype=torch.long, device=images.device), size)
+        losses = losses_of(self.network, self.network(images), [target] * len(images))
+        return total_loss(losses, self.config, 4, len(images))[0]
+
+
+# --- the method
+
+_IMAGE = Role("image", Kind.IMAGE, "Figure, or a single image", dims="2D", reference=True)
+_BOXES = Role(
+    "boxes", Kind.BOX, "A ROI around each panel, named as its class; of a single image, one around all of it",
+    dims="2D", many=True, optional=True, may_be_empty=True,
+)  # fmt: skip
+_KIND = Role("kind", Kind.CLASS, "Class of a single image, in place of a ROI around it", optional=True)
+_FOUND = Role("boxes", Kind.BOX, "A ROI around each panel, with its class", dims="2D", many=True, may_be_empty=True)
+_PANELS = Role("panels", Kind.IMAGE, "Each panel as a picture of its own", dims="2D", many=True, may_be_empty=True)
+
+_SMALL = {
+    "backbone": "resnet-18", "pyramid": 32, "optimiser": "adam", "learning_rate": 2e-3, "class_weight": 10.0,
+}  # fmt: skip
+_SMOKE = {"width": 8, "size": 128, "smallest_anchor": 20, "updates": 20, "batch_size": 2, "warm_up": 5,
+          "validate_every": 20}  # fmt: skip
+_DEMO = {"width": 16, "size": 224, "smallest_anchor": 28, "updates": 800, "batch_size": 4, "warm_up": 50,
+         "smallest_scale": 0.7, "validate_every": 200}  # fmt: skip
+
+
+class CompoundFigures(Method):
+    """Simulated figures, a one-stage detector with side loss; see the module's docstring."""
+
+    slug = "compound-figures"
+    title = "Take figures of several panels apart"
+    sentence = "Finds the panels of a compound figure and their classes, learnt from single images, and cuts them out."
+    citation = (
+        "Yao, Qu, Liu, Deng, Tian, Xu, Jha, Bao, Zhao, Fogo, Landman, Chang, Yang, Huo. Compound Figure Separation of "
+        "Biomedical Images with Side Loss. Deep Generative Models, and Data Augmentation, Labelling, and Imperfections "
+        "(MICCAI workshops), 2021"
+    )
+    url = "https://doi.org/10.1007/978-3-030-88210-5_16"
+    module = "MedGenLandmarks"
+    group = "Boxes"
+    needs = "Single images of each class (or figures with a ROI around each panel)."
+    limits = "Panels of classes that were not learnt are missed or misnamed; insets within panels are not parted."
+    phantoms = ("compound-figure",)
+    demo_cases = 40
+    operations = (
+        Operation(
+            "train",
+            "Train",
+            "Learn from figures simulated of single images, or from boxes.",
+            TrainConfig,
+            scope="collection",
+            pools=(
+                Pool("pictures", (_IMAGE, _BOXES, _KIND), "Single images, or figures with a ROI around each panel"),
+            ),
+            outputs=(Role("model", Kind.MODEL, "The trained model"),),
+            tiers={"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
+        ),
+        Operation(
+            "apply",
+            "Apply",
+            "Find the panels of a figure.",
+            ApplyConfig,
+            inputs=(_IMAGE,),
+            outputs=(_FOUND,),
+            needs_model=True,
+        ),
+        Operation(
+            "cut-out",
+            "Cut out",
+            "Save what lies in each ROI as a picture of its own.",
+            CutConfig,
+            inputs=(_IMAGE, replace(_BOXES, help="ROIs: found, corrected, or drawn by hand", optional=False)),
+            outputs=(_PANELS,),
+        ),
+    )
+
+    def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
+        """The rows of the pool -> a model; rows of the test split are left out."""
+        rows = [row for row in collection.rows() if row.split != "test"]
+        cases = [boxed(prepare.load_row(row, (_IMAGE, _BOXES, _KIND), run.log)) for row in rows]
+        frames, classes = frames_of(cases, config.size, config.size, run)
+        return Case({"model": self.fit(frames, classes, config, run)})
+
+    def fit(self, frames: list[Frame], classes: list[str], config: TrainConfig, run: Run) -> Model:
+        """Train on pictures in memory."""
+        began = time.monotonic()
+        fit = Fit(frames, len(classes), config, run)
+        weights = fit.fit()
+        facts = {
+            "classes": ", ".join(classes),
+            "pictures": len(fit.figures),
+            "single images or panels": sum(len(one.boxes) for one in fit.figures),
+            **({"mAP 50:95 on validation figures": round(fit.best.value, 4)} if fit.validation else {}),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        kept = config.model_copy(update={"imagenet_weights": Path(config.imagenet_weights).name})
+        return Model(self.slug, {"detector": weights}, kept.model_dump(mode="json"), {"classes": classes}, facts)
+
+    def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
+        """A figure -> its panels, best first; none where there is none."""
+        assert model is not None
+        image, trained = case.get("image", Image), model.trained(TrainConfig)
+        classes = model.noted(Settings).classes
+        network = model.network("detector", lambda: make_network(trained, len(classes)))
+        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        options = {"least": config.confidence, "overlap": config.overlap, "most": config.most}
+        found = look(network, frame_of(image, run.log), trained.size, trained.size, run, **options)
+        return Case({"boxes": rois_of(found, classes, image)})
+
+    def cut_out(self, case: Case, config: CutConfig, run: Run, model: Model | None = None) -> Case:
+        """A figure and ROIs -> what lies in each, whole pixels, where it lies in the figure, named as its ROI."""
+        image, rois = case.get("image", Image), case.many("boxes")
+        panels = []
+        for roi, place in zip(rois, boxes_in(image, rois, case.label), strict=True):
+            x1, y1, x2, y2 = (round(value) for value in place + config.inset * np.array([1, 1, -1, -1]))
+            if x2 <= x1 or y2 <= y1:
+                raise UserError(f"Box “{roi.name}” holds no whole pixel; enlarge it, or lower “inset”.")
+            affine = image.affine.copy()
+            affine[:3, 3] += affine[:3, :2] @ (x1, y1)
+            panels.append(replace(image, data=image.data[:, x1:x2, y1:y2].clone(), affine=affine, name=roi.name))
+        return Case({"panels": panels})
+
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        """As `medgen.frames.measured`."""
+        return measured(result, reference) if "boxes" in result else {}
+
+    def estimate(
+        self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
+    ) -> Estimate:
+        """Measured on this device: an update of the real network on small figures."""
+        if isinstance(config, CutConfig):
+            for case in cases:
+                boxes_in(case.get("image", Image), case.many("boxes"), case.label)
+            return super().estimate(operation, cases, config, run, model)
+        trained = config if isinstance(config, TrainConfig) else TrainConfig.model_validate({})
+        trained = trained if model is None else model.trained(TrainConfig)
+        edge = min(trained.size, 256) // 32 * 32
+        seconds = seconds_an_update(_Timed(trained), (2, 3, edge, edge), run, updates=2) / 2
+        seconds *= (trained.size / edge) ** 2
+        seen = 16 * trained.width * trained.size**2
+        if isinstance(config, ApplyConfig):
+            largest = max((math.prod(case.get("image", Image).shape) for case in cases), default=1)
+            return Estimate(3 + seconds / 3 * len(cases), 2**29 + 40 * largest + seen, 2**14 * len(cases))
+        frames, _ = frames_of([boxed(case) for case in cases], trained.size, trained.size, run)
+        memory = 2**29 + sum(frame.pixels.numel() for frame in frames) + trained.batch_size * seen
+        weights = sum(one.numel() for one in _Timed(trained).parameters())
+        return Estimate(5 + seconds * trained.batch_size * trained.updates, memory, 4 * weights * 5)
+
+
+def boxed(case: Case) -> Case:
+    """A case with a box around all of the picture where its class is given in place of boxes."""
+    if "boxes" in case:
+        return case
+    if "kind" not in case:
+        raise UserError(f"{case.label or 'A picture'} has neither boxes nor a class; fill in “boxes” or “kind”.")
+    image = case.get("image", Image)
+    around: list[Box] = boxes_from(np.array([[0.0, 0.0, *image.shape]]), [case.get("kind", Class).label], [1.0], image)
+    return replace(case, values={**case.values, "boxes": around})
