@@ -329,7 +329,7 @@ def test_from_a_cohort_to_points_and_spheres_in_files(tmp_path: Path) -> None:
     assert model.facts["cases"] == 1 and model.facts["aneurysms"] >= 1
     image = next((tmp_path / "patients").glob("*_image.nii.gz"))
     files = [{"image": [str(image)]}]
-    config = apply_config(threshold=0.01, window=48)
+    config = apply_config(threshold=0.01, window=24, skip=90.0)
     written = dict(execute.perform(METHOD, APPLY, config, run, tmp_path / "out", files=files, model=model))
     (points,) = markups.read(written["points"], Role("points", Kind.POINTS, ""))
     spheres = markups.read(written["aneurysms"], SPHERES)
@@ -340,6 +340,8 @@ def test_from_a_cohort_to_points_and_spheres_in_files(tmp_path: Path) -> None:
     assert len(measured) == 1 and 0 <= measured[0]["sensitivity"] <= 1
     record = json.loads((tmp_path / "out" / "aneurysms.mrk.json.provenance.json").read_text())
     assert record["method"] == METHOD.slug and record["config"]["threshold"] == 0.01
+    assert record["result"]["windows"] > record["result"]["windows skipped as too dark"] > 0
+    assert record["result"]["candidates"] == len(spheres)
 
 
 def blind(folder: Path | None = None) -> bundle.Model:

@@ -348,7 +348,7 @@ _FOUND = Role("aneurysms", Kind.SPHERE, "The candidates as spheres", many=True, 
 _QUICK: dict[str, Any] = {"voxel": 1.0, "patch": 16, "batch_size": 8, "distortion": 3.3, "shift": 4.0, "apart": 10.0}
 _QUICK |= {"learning_rate": 5e-3, "schedule": "cosine"}
 _SMOKE = {"width": 4, "updates": 150, "vessel_patches": 30, "tissue_patches": 20}
-_DEMO = {"width": 8, "updates": 1500, "validate_every": 300}
+_DEMO = {"width": 4, "updates": 2200, "validate_every": 550}
 
 
 class AneurysmDetection(Method):
@@ -453,7 +453,8 @@ class AneurysmDetection(Method):
                 f"An aneurysm of the training is dimmer than “skip” ({config.skip:g}): one like it may lie in a window "
                 f"that was skipped; lower it to {math.floor(dimmest)} to look there."
             )
-        return Case({"points": points, "aneurysms": spheres})
+        facts = {"candidates": len(spheres), "windows": windows, "windows skipped as too dark": skipped}
+        return Case({"points": points, "aneurysms": spheres}, facts=facts)
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """The ADAM challenge's counts of one case, and its sensitivity where it has aneurysms."""
