@@ -132,9 +132,9 @@ def _half(
     siphon, origin, carotid, middle = at(12.5, -9, -11), at(10.5, -4.5, -5), at(9, -2, 0), at(24, -3, 1)
     joint = front + at(1.7, 0, 0, 0.3)
     posterior = at(8, 9.5, -3)
-    bend = at(13, 2, -19)
+    neck = [at(17, 5, -38), at(15.5, 4.5, -29), at(13.5, 2, -21), at(11.5, -4, -17)]  # even steps, or bends clot
     parts = [
-        ([at(17, 5, -38), bend, at(11.5, -3, -17), siphon, origin, carotid], (2.2, 2.1, 2.0, 1.9, 1.75, 1.6)),
+        ([*neck, siphon, origin, carotid], (2.2, 2.1, 2.1, 2.0, 1.9, 1.75, 1.6)),
         ([carotid, at(16, -4.5, 2), middle], (1.5, 1.35, 1.2)),
         ([middle, at(29, -6, 6), at(31, -3, 13), at(34, 5, 25)], (1.0, 0.9, 0.8, 0.6)),
         ([middle, at(29, 2, 3), at(31, 10, 7), at(37, 20, 12)], (1.0, 0.9, 0.8, 0.6)),
