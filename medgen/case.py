@@ -235,6 +235,7 @@ class Case:
     row: dict[str, str] = field(default_factory=dict)
     label: str = ""  # how messages call this case
     files: dict[str, list[str]] = field(default_factory=dict)  # where its values were read from
+    facts: dict[str, Any] = field(default_factory=dict)  # what a method says of its result, for its provenance
 
     def __getitem__(self, role: str) -> Any:
         return self.values[role]

@@ -94,6 +94,8 @@ def perform(
     record = provenance(method, operation, rescue.config, run, used, model, time.time() - began, patient_names)
     if rescue.changes:
         record["changed_for_memory"] = rescue.changes
+    if result.facts:
+        record["result"] = result.facts
     written = targets.write(result, record, run)
     ranks.leave()
     return written

@@ -4,7 +4,7 @@ on a working grid, and the connected components of a map of probabilities as can
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgen.case import Affine, Image, Points, Sphere
+from medgen.errors import UserError
 from medgen.geometry import WorkingGrid, sample_linear
 from medgen.jobs import Run
+from medgen.metrics.froc import Froc, adam_counts, froc_at, inside_spheres
 from medgen.patches import Vector, antialiased, grid_affine
 from medgen.tiles import Index, tiled
 
@@ -70,6 +72,20 @@ class MarkedVolume:
     def _some(self) -> NDArray[np.float32]:
         """Every n-th voxel."""
         return self.data.flatten()[:: max(1, self.data.numel() // _COUNTED)].float().numpy()
+
+
+def check_marked(image: Image, lesions: Sequence[Sphere], noun: str) -> None:
+    """UserError for an image of several channels, and for a lesion, called `noun`, whose centre lies outside it."""
+    name = image.name or "the image"
+    if image.data.shape[0] != 1:
+        raise UserError(
+            f"“{name}” has {image.data.shape[0]} channels, but {noun}s are sought in one; choose or extract one."
+        )
+    for sphere in lesions:
+        index = np.linalg.solve(image.affine, np.append(sphere.centre, 1.0))[:3]
+        if ((index < -0.5) | (index > np.array(image.shape) - 0.5)).any():
+            whose = f"The {noun} “{sphere.name}”" if sphere.name else f"One {noun}"
+            raise UserError(f"{whose} lies outside “{name}”; mark it in that image, or remove its line.")
 
 
 def spaced(places: Vector, count: int, apart: float, taken: Sequence[Vector]) -> list[Vector]:
@@ -178,3 +194,13 @@ def components(found: Tensor, affine: Affine, threshold: float, name: str) -> tu
     names = [f"{name} {number + 1}" for number in range(count)]
     spheres = [Sphere(centres[n], float(radii[n]), name) for n, name in zip(order, names, strict=True)]
     return Points(centres[order], names, surest[order], f"{name}s"), spheres
+
+
+def free_response(maps: Iterable[tuple[Tensor, Affine, Sequence[Sphere]]], thresholds: Sequence[float]) -> Froc:
+    """The FROC curve of maps of probabilities, each with its affine and the lesions that are there: the candidates are
+    the connected components at each threshold, from the strictest on."""
+    counts = [
+        [adam_counts(inside_spheres(components(found, affine, one, "")[0].positions, lesions)) for one in thresholds]
+        for found, affine, lesions in maps
+    ]
+    return froc_at(thresholds, list(zip(*counts, strict=True)))

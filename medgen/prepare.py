@@ -212,4 +212,4 @@ def finish_case(result: Case, given: Prepared) -> Case:
         name: [back(v) for v in value] if isinstance(value, list) else back(value)
         for name, value in result.values.items()
     }
-    return Case(values, result.row, result.label)
+    return replace(result, values=values)

@@ -284,6 +284,7 @@ def test_it_learns_to_tell_balls_on_tubes_from_tubes(trained: tuple[bundle.Model
     assert kappa[-1] > 0.4 and model.facts["validation kappa"] == pytest.approx(kappa[-1], abs=1e-4)
     tp, fp, fn, tn = map(int, str(model.facts["validation patches TP, FP, FN, TN"]).split(", "))
     assert tp + fn >= 2 and tp + fp + fn + tn == 2 + 7
+    assert "sensitivity 1.00 at" in str(model.facts["validation FROC"]) and "“threshold” 0." in str(model.facts)
 
 
 def test_what_skipping_loses_is_said_and_measured(trained: tuple[bundle.Model, list[Event]], tmp_path: Path) -> None:
@@ -328,7 +329,7 @@ def test_from_a_cohort_to_points_and_spheres_in_files(tmp_path: Path) -> None:
     assert model.facts["cases"] == 1 and model.facts["aneurysms"] >= 1
     image = next((tmp_path / "patients").glob("*_image.nii.gz"))
     files = [{"image": [str(image)]}]
-    config = apply_config(threshold=0.01, window=48)
+    config = apply_config(threshold=0.01, window=24, skip=90.0)
     written = dict(execute.perform(METHOD, APPLY, config, run, tmp_path / "out", files=files, model=model))
     (points,) = markups.read(written["points"], Role("points", Kind.POINTS, ""))
     spheres = markups.read(written["aneurysms"], SPHERES)
@@ -339,6 +340,8 @@ def test_from_a_cohort_to_points_and_spheres_in_files(tmp_path: Path) -> None:
     assert len(measured) == 1 and 0 <= measured[0]["sensitivity"] <= 1
     record = json.loads((tmp_path / "out" / "aneurysms.mrk.json.provenance.json").read_text())
     assert record["method"] == METHOD.slug and record["config"]["threshold"] == 0.01
+    assert record["result"]["windows"] > record["result"]["windows skipped as too dark"] > 0
+    assert record["result"]["candidates"] == len(spheres)
 
 
 def blind(folder: Path | None = None) -> bundle.Model:
@@ -440,7 +443,7 @@ def test_unfit_cohorts_are_refused_in_a_sentence(tmp_path: Path) -> None:
         METHOD.fit([scene(1)], [True], train_config(), run)
     outside = scene(1)
     outside["aneurysms"][0].centre[0] += 200
-    with pytest.raises(UserError, match="Aneurysm “sac 0” lies outside “scene 1”"):
+    with pytest.raises(UserError, match="The aneurysm “sac 0” lies outside “scene 1”"):
         METHOD.fit([outside], [False], train_config(), run)
     two = scene(1)
     two.values["image"].data = two["image"].data.repeat(2, 1, 1, 1)

@@ -73,24 +73,24 @@ def test_an_angiogram_of_the_papers_size_takes_ten_minutes_and_three_gigabytes(
 def test_a_demo_training_finds_aneurysms_and_skipping_loses_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = phantoms.write(phantoms.PHANTOMS["mr-angiogram"], 14, 7, tmp_path / "patients")
+    table = phantoms.write(phantoms.PHANTOMS["mr-angiogram"], 28, 7, tmp_path / "patients")
     roles = TRAIN.pools[0].roles
     cases = [prepare.load_row(row, roles, lambda text: None) for row in read_pool(table, TRAIN.pools[0])]
     config = TRAIN.configure("demo", {})
     assert isinstance(config, TrainConfig)
-    model = METHOD.fit(cases[:10], [False] * 10, config, a_run(tmp_path / "run"))
+    model = METHOD.fit(cases[:20], [False] * 20, config, a_run(tmp_path / "run"))
     found: dict[float, list[dict[str, float]]] = {}
     for skip in (0.0, 95.0):
         apply = APPLY.configure("demo", {"skip": skip})
         assert isinstance(apply, ApplyConfig)
         results = [
-            METHOD.apply(Case({"image": case["image"]}), apply, a_run(tmp_path / "run"), model) for case in cases[10:]
+            METHOD.apply(Case({"image": case["image"]}), apply, a_run(tmp_path / "run"), model) for case in cases[20:]
         ]
-        found[skip] = [METHOD.measure(result, case) for result, case in zip(results, cases[10:], strict=True)]
+        found[skip] = [METHOD.measure(result, case) for result, case in zip(results, cases[20:], strict=True)]
     means = {
         skip: {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} for skip, rows in found.items()
     }
     with capsys.disabled():
-        print(f"\ndemo tier, 4 patients not seen: {means}")
-    assert means[0.0]["sensitivity"] >= 0.6 and means[0.0]["false positives"] <= 3
+        print(f"\ndemo tier, 8 patients not seen: {means}")
+    assert means[0.0]["sensitivity"] >= 0.6 and means[0.0]["false positives"] <= 4
     assert means[95.0]["sensitivity"] == means[0.0]["sensitivity"]

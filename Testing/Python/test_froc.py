@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 
 from medgen.case import Sphere
-from medgen.metrics.froc import Counts, Froc, adam_counts, froc, froc_at, inside_labels, inside_spheres, over_cases
+from medgen.metrics.froc import Counts, Froc, adam_counts, froc, froc_at, inside_spheres, over_cases
 from medgen.metrics.overlap import Confusion, dice
 
 
@@ -49,17 +49,6 @@ def test_nothing_found_and_nothing_there_are_counted_too() -> None:
     assert adam_counts(inside_spheres(np.zeros((0, 3)), [lesion])) == Counts(0, 0, 1)
     assert adam_counts(inside_spheres(np.zeros((2, 3)), [])) == Counts(0, 2, 0)
     assert math.isnan(Counts(0, 2, 0).sensitivity)
-
-
-def test_lesions_given_as_labels_contain_the_centres_that_fall_into_their_voxels() -> None:
-    labels = np.zeros((6, 7, 8), np.int16)
-    labels[1:3, 1:3, 1:3] = 4
-    labels[4, 5, 6] = 9
-    affine = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, -3], [0, 0, 1, 7], [0, 0, 0, 1]])
-    index = np.array([[1.4, 2.4, 1.0], [2.6, 2.0, 2.0], [4.2, 5.1, 5.6], [-1, 0, 0], [50, 0, 0]])
-    inside = inside_labels(index @ affine[:3, :3].T + affine[:3, 3], labels, affine)
-    assert inside.tolist() == [[True, False], [False, False], [False, True], [False, False], [False, False]]
-    assert adam_counts(inside) == Counts(2, 3, 0)
 
 
 def test_the_challenges_means_leave_cases_without_lesions_out_of_the_sensitivity_alone() -> None:

@@ -15,7 +15,7 @@ from medgen import io, markups
 from medgen.case import Image, Line, Sphere
 from medgen.errors import UserError
 from medgen.execute import Targets
-from medgen.lesions import MarkedVolume, Windows, components, spaced
+from medgen.lesions import MarkedVolume, Windows, components, free_response, spaced
 from medgen.method import Kind, Role
 from medgen.patches import grid_affine, working_grid
 
@@ -111,6 +111,17 @@ def test_components_touch_at_corners_and_come_surest_first_with_centre_size_and_
     assert len(components(found, affine, 0.4, "aneurysm")[1]) == 3
     none, no_spheres = components(found, affine, 0.99, "aneurysm")
     assert none.positions.shape == (0, 3) and no_spheres == [] and none.names == []
+
+
+def test_the_free_response_of_maps_counts_the_components_of_each_threshold() -> None:
+    found = torch.zeros(20, 20, 20)
+    found[4:7, 4:7, 4:7] = 0.9  # in a lesion
+    found[12:14, 12:14, 12:14], found[12:14, 12:14, 16:18] = 0.6, 0.6
+    found[12:14, 12:14, 14:16] = 0.3  # joins the two into one
+    lesions = [Sphere(np.array([5.0, 5, 5]), 2.0), Sphere(np.array([15.0, 3, 3]), 2.0)]
+    curve = free_response([(found, np.eye(4), lesions), (torch.zeros(4, 4, 4), np.eye(4), [])], (0.95, 0.8, 0.5, 0.2))
+    assert curve.sensitivity.tolist() == [0.0, 0.5, 0.5, 0.5]
+    assert curve.fp.tolist() == [0.0, 0.0, 1.0, 0.5]
 
 
 # --- markups

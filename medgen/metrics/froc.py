@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.case import Affine, Sphere
+from medgen.case import Sphere
 
 Values = NDArray[np.float64]
 Inside = NDArray[np.bool_]  # (found, lesions): whether each found centre lies in each reference lesion
@@ -40,18 +40,6 @@ def inside_spheres(centres: Values, lesions: Sequence[Sphere]) -> Inside:
     radii = np.array([lesion.radius for lesion in lesions], dtype=np.float64)
     apart = np.linalg.norm(np.asarray(centres, np.float64).reshape(-1, 1, 3) - middles, axis=2)
     return np.asarray(apart <= radii)
-
-
-def inside_labels(centres: Values, labels: NDArray[np.integer], affine: Affine) -> Inside:
-    """(n, m) whether centres (n, 3), RAS mm, lie in a voxel of each of the m values above 0 of labels (i, j, k)."""
-    values = np.unique(labels)
-    values = values[values > 0]
-    index = (np.asarray(centres, np.float64).reshape(-1, 3) - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
-    nearest = np.floor(index + 0.5).astype(np.int64)
-    within = ((nearest >= 0) & (nearest < labels.shape)).all(axis=1)
-    met = np.zeros(len(nearest), dtype=labels.dtype)
-    met[within] = labels[tuple(nearest[within].T)]
-    return np.asarray(met[:, None] == values)
 
 
 def adam_counts(inside: Inside) -> Counts:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medgen import phantoms, prepare
-from medgen.case import Affine, Case, Image, Points
+from medgen.case import Affine, Case, Image
 from medgen.cohort import read_pool
 from medgen.jobs import Run
 from medgen.landmarks.aneurysm_detection import (
@@ -27,8 +27,7 @@ from medgen.landmarks.aneurysm_detection import (
     places_in,
     volume_of,
 )
-from medgen.lesions import MarkedVolume, components, look_through
-from medgen.metrics import froc
+from medgen.lesions import MarkedVolume, free_response, look_through
 from medgen.metrics.overlap import Confusion
 from medgen.patches import grid_affine, working_grid
 
@@ -122,14 +121,12 @@ def _bright_voxels(cases: list[Case], ruler: TrainConfig) -> Taker:
 
 def _found(cases: list[Case], maps: Maps, ruler: TrainConfig) -> dict[str, float]:
     """ADAM's figures at one threshold, and the area under the curve over all."""
-    counts: list[list[froc.Counts]] = [[] for _ in THRESHOLDS]
-    for case in cases:
-        image = case.get("image", Image)
-        shown, affine = maps(volume_of(case, ruler.voxel), image)
-        for threshold, row in zip(THRESHOLDS, counts, strict=True):
-            points, _ = components(shown, affine, threshold, "aneurysm")
-            assert isinstance(points, Points)
-            row.append(froc.adam_counts(froc.inside_spheres(points.positions, case.many("aneurysms"))))
-    sensitivity, fp = froc.over_cases(counts[THRESHOLDS.index(COUNTED_AT)])
-    area = froc.froc_at(THRESHOLDS, counts).area(MOST_FP)
-    return {"sensitivity": sensitivity, "false positives": fp, "area": area}
+    shown = ((*maps(volume_of(case, ruler.voxel), case.get("image", Image)), case.many("aneurysms")) for case in cases)
+    curve = free_response(shown, THRESHOLDS)
+    counted = THRESHOLDS.index(COUNTED_AT)
+    found = {
+        "sensitivity": curve.sensitivity[counted],
+        "false positives": curve.fp[counted],
+        "area": curve.area(MOST_FP),
+    }
+    return {name: float(value) for name, value in found.items()}
