@@ -47,11 +47,11 @@ from torch.nn import functional as F
 
 from medgen import pointframes
 from medgen.bundle import Model
-from medgen.case import Case, Image, Points
+from medgen.case import Case, Image
 from medgen.cohort import Collection
 from medgen.cyclegan import CycleGAN, Recipe, random_pieces
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Role, lowers_memory
+from medgen.method import Config, Estimate, Method, Operation, lowers_memory
 from medgen.nn.resnet import ResNet
 from medgen.pace import seconds_an_update
 from medgen.pointframes import FrameConfig, PointFrame, marked_frames, normalised
@@ -350,28 +350,11 @@ class SutureHeatmap(Method):
     limits = "Points closer than about their Gaussians become one or are cut in two at a guess; names are not learnt."
     phantoms = ("annulus",)
     demo_cases = 80
-    operations = (
-        Operation(
-            "train",
-            "Train",
-            "Learn from marked frames and, translated, from those of a simulator.",
-            TrainConfig,
-            scope="collection",
-            pools=pointframes.POOLS,
-            outputs=(Role("model", Kind.MODEL, "The trained model"),),
-            tiers={"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
-        ),
-        Operation(
-            "apply",
-            "Apply",
-            "Find the sutures in a frame.",
-            ApplyConfig,
-            inputs=(pointframes.IMAGE,),
-            outputs=(pointframes.FOUND,),
-            needs_model=True,
-            tiers={"smoke": {"cut_above": 1.5}, "demo": {"cut_above": 1.5}, "paper": {}},
-        ),
-    )
+    operations = pointframes.operations(
+        "Learn from marked frames and, translated, from those of a simulator.", TrainConfig,
+        {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
+        ApplyConfig, {"smoke": {"cut_above": 1.5}, "demo": {"cut_above": 1.5}, "paper": {}},
+    )  # fmt: skip
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pools -> a model; rows of the test split are left out."""
@@ -410,8 +393,7 @@ class SutureHeatmap(Method):
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """Sensitivity, precision and F1 of a frame, and the counts that give them over all points."""
-        image = reference.get("image", Image)
-        return pointframes.measures(result.get("points", Points), reference.get("points", Points), image)
+        return pointframes.measures(result, reference)
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
