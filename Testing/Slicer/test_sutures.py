@@ -1,4 +1,4 @@
-"""Sutures in the scene: frames and lists of points in two pools train a model, which marks another frame; a frame with no
+"""Sutures in the scene: frames and lists of points in two pools train a model that marks another frame; a frame with no
 sutures has an empty list both ways."""
 
 from __future__ import annotations

@@ -166,7 +166,8 @@ class HeatmapNetwork(nn.Module):
 
     def heat(self, features: Tensor) -> Tensor:
         """Features -> map."""
-        return F.interpolate(self.head(features), scale_factor=4, mode="bilinear", align_corners=False)
+        with torch.autocast(features.device.type, enabled=False):  # in half precision neighbouring peaks would tie
+            return F.interpolate(self.head(features.float()), scale_factor=4, mode="bilinear", align_corners=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.heat(self.features(frames))

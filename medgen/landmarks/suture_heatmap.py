@@ -325,11 +325,11 @@ def heatmap_of(network: nn.Module, pixels: Tensor, run: Run) -> Values:
 
 # --- the method
 
-_SMALL = {"encoder": "resnext-14", "width": 16, "decoder_width": 8, "batch_size": 4, "translator_width": 12,
-          "translator_blocks": 3, "translator_rate": 1e-3, "learning_rate": 3e-3}  # fmt: skip
+_SMALL = {"encoder": "resnext-14", "width": 16, "decoder_width": 8, "batch_size": 4, "translator_width": 16,
+          "translator_blocks": 3, "translator_rate": 6e-4, "learning_rate": 3e-3}  # fmt: skip
 _SMOKE = {"rows": 64, "columns": 96, "sigma": 1.5, "updates": 60, "validate_every": 60, "translator_updates": 10,
           "translator_crop": 32}  # fmt: skip
-_DEMO = {"rows": 160, "columns": 256, "sigma": 2.0, "updates": 600, "validate_every": 100, "translator_updates": 400,
+_DEMO = {"rows": 160, "columns": 256, "sigma": 2.0, "updates": 600, "validate_every": 100, "translator_updates": 700,
          "translator_crop": 64}  # fmt: skip
 
 
