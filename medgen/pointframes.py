@@ -312,16 +312,24 @@ def target(points: Tensor, size: tuple[int, int], sigma: float, radius: float | 
 
 
 def random_batch(
-    training: Training, frames: Sequence[PointFrame], size: int, limits: Limits, random: np.random.Generator
+    training: Training,
+    frames: Sequence[PointFrame],
+    size: int,
+    limits: Limits,
+    random: np.random.Generator,
+    chances: Values | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """This process's frames of the next update, varied at random: pixels (3, rows, columns) in -1..1 and points."""
+    """This process's frames of the next update, varied at random: pixels (3, rows, columns) in -1..1 and points.
+
+    chances: (len(frames),) of each frame to be drawn, of sum 1; all alike where there are none.
+    """
 
     def sample(number: int, variation: Variation) -> tuple[Tensor, Tensor]:
         pixels, points = varied(frames[number], variation)
         return normalised(pixels), points
 
     def draw(count: int) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-        numbers = random.integers(len(frames), size=count)
+        numbers = random.choice(len(frames), size=count, p=chances)
         return [partial(sample, int(number), random_variation(limits, random)) for number in numbers]
 
     return training.batch(size, draw)

@@ -24,6 +24,7 @@ No code was published. Where the paper is silent, ours:
   whose mean is below `least_score` are left out, and the mean is a point's confidence;
 - a blob as high as wide is cut along its rows. Cutting all above the mean also cuts many single ones in two; the demo
   tier cuts from 1.5 times the mean on (`cut_above`);
+- half of the frames that an update sees are the simulator's (`simulator_share`), however many there are of each;
 - the translator sees random pieces of frames, as CycleGAN's own training does; of frames nobody has marked it learns
   too. Frames are fitted to the canvas in their proportions; the weights of the best validation F1 are kept.
 
@@ -81,6 +82,9 @@ class TrainConfig(FrameConfig):
     )
     rotation: float = Field(
         40.0, ge=0, le=180, description="Largest random turn", json_schema_extra=_paper(40.0, "degree")
+    )
+    simulator_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the frames an update sees that are the simulator's, where they take part"
     )
     updates: int = Field(20_000, ge=1, le=1_000_000, description="Updates of the U-Net")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size; it falls along a cosine to 0")
@@ -215,6 +219,7 @@ class Fit:
         self.config, self.run = config, run
         self.theatre, self.simulator = theatre, list(simulator) if config.simulator != "left out" else []
         self.learnt, self.shown = marked_frames(theatre, "theatre")
+        self.chances: Values | None = None  # of each frame that is learnt from
         torch.manual_seed(run.seed)
         network = self.build()
         self.network = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -266,6 +271,9 @@ class Fit:
     def enlarge(self) -> None:
         """Add the simulator's marked frames, as they are or translated, to those that are learnt from."""
         marked = [one for one in self.simulator if one.marked and one.split != "validation"]
+        if marked:
+            share, own = self.config.simulator_share, len(self.learnt)
+            self.chances = np.repeat([(1 - share) / own, share / len(marked)], [own, len(marked)])
         self.learnt = [*self.learnt, *(translated(one, self.translator, self.run) for one in marked)]
 
     def _pieces(self, frames: list[PointFrame]) -> Tensor:
@@ -279,9 +287,11 @@ class Fit:
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Frames (B, 3, rows, columns), changed at random, and their heatmaps (B, 1, rows, columns)."""
-        batch = pointframes.random_batch(self.training, self.learnt, self.config.batch_size, self.config.limits,
-                                         self.random.numpy)  # fmt: skip
-        maps = [pointframes.target(points, self.config.size, self.config.sigma) for _, points in batch]
+        config = self.config
+        batch = pointframes.random_batch(
+            self.training, self.learnt, config.batch_size, config.limits, self.random.numpy, self.chances
+        )
+        maps = [pointframes.target(points, config.size, config.sigma) for _, points in batch]
         frames = torch.stack([pixels for pixels, _ in batch]).to(self.run.device)
         return frames.contiguous(memory_format=torch.channels_last), torch.stack(maps).to(self.run.device)
 
