@@ -228,9 +228,10 @@ def test_a_translated_frame_is_what_the_generator_makes_of_it(tmp_path: Path) ->
 
 
 def test_without_a_simulator_the_theatre_is_learnt_alone_and_the_log_says_so(tmp_path: Path) -> None:
-    events: list[Event] = []
-    made = METHOD.fit(pool(range(3)), [], train_config(updates=1), a_run(tmp_path, events))
-    assert "no frames of a simulator" in said(events) and made.facts["marked frames"] == 3
+    for name, simulator in (("none", []), ("unmarked", pool(range(3, 5), marked=False))):
+        events: list[Event] = []
+        made = METHOD.fit(pool(range(3)), simulator, train_config(updates=1), a_run(tmp_path / name, events))
+        assert "no marked frames of a simulator" in said(events) and made.facts["marked frames"] == 3
 
 
 @pytest.mark.parametrize("name", ["translator generators", "loss"])

@@ -217,7 +217,8 @@ class Fit:
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
     ) -> None:
         self.config, self.run = config, run
-        self.theatre, self.simulator = theatre, list(simulator) if config.simulator != "left out" else []
+        helps = config.simulator != "left out" and any(one.marked and one.split != "validation" for one in simulator)
+        self.theatre, self.simulator = theatre, list(simulator) if helps else []
         self.learnt, self.shown = marked_frames(theatre, "theatre")
         self.chances: Values | None = None  # of each frame that is learnt from
         torch.manual_seed(run.seed)
@@ -376,9 +377,9 @@ class SutureHeatmap(Method):
     ) -> Model:
         """Train on frames in memory."""
         began = time.monotonic()
-        if not simulator and config.simulator != "left out":
-            run.log("There are no frames of a simulator: the network learns from the theatre's alone.")
         fit = Fit(theatre, simulator, config, run)
+        if not fit.simulator and config.simulator != "left out":
+            run.log("There are no marked frames of a simulator: the network learns from the theatre's alone.")
         own = len(fit.learnt)
         weights = fit.fit()
         facts = {
