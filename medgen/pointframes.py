@@ -26,7 +26,7 @@ from medgen.cohort import Collection, Row
 from medgen.errors import UserError
 from medgen.frames import frame_of
 from medgen.jobs import Run
-from medgen.method import Config, Kind, Pool, Role, lowers_memory
+from medgen.method import Config, Kind, Operation, Pool, Role, lowers_memory
 from medgen.metrics.points import Matched, matched
 from medgen.nn.heatmaps import gaussians, together
 from medgen.training import Training
@@ -49,6 +49,19 @@ POOLS = (
     Pool("theatre", (IMAGE, POINTS), "Frames of the kind to find points in"),
     Pool("simulator", (IMAGE, POINTS), "Frames of another kind", optional=True),
 )
+Tiers = dict[str, dict[str, Any]]
+
+
+def operations(
+    help: str, config: type[Config], tiers: Tiers, rule: type[Config], rules: Tiers
+) -> tuple[Operation, Operation]:
+    """Training on `POOLS`, which `help` tells about, and finding the points of a frame by a `rule`."""
+    outputs = (Role("model", Kind.MODEL, "The trained model"),)
+    train = Operation("train", "Train", help, config, "collection", pools=POOLS, outputs=outputs, tiers=tiers)
+    words = "apply", "Apply", "Find the sutures in a frame."
+    return train, Operation(*words, rule, inputs=(IMAGE,), outputs=(FOUND,), needs_model=True, tiers=rules)
+
+
 SECONDS_A_PIXEL = 4e-7  # that a frame's random change and its target take
 
 
@@ -299,16 +312,24 @@ def target(points: Tensor, size: tuple[int, int], sigma: float, radius: float | 
 
 
 def random_batch(
-    training: Training, frames: Sequence[PointFrame], size: int, limits: Limits, random: np.random.Generator
+    training: Training,
+    frames: Sequence[PointFrame],
+    size: int,
+    limits: Limits,
+    random: np.random.Generator,
+    chances: Values | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """This process's frames of the next update, varied at random: pixels (3, rows, columns) in -1..1 and points."""
+    """This process's frames of the next update, varied at random: pixels (3, rows, columns) in -1..1 and points.
+
+    chances: (len(frames),) of each frame to be drawn, of sum 1; all alike where there are none.
+    """
 
     def sample(number: int, variation: Variation) -> tuple[Tensor, Tensor]:
         pixels, points = varied(frames[number], variation)
         return normalised(pixels), points
 
     def draw(count: int) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-        numbers = random.integers(len(frames), size=count)
+        numbers = random.choice(len(frames), size=count, p=chances)
         return [partial(sample, int(number), random_variation(limits, random)) for number in numbers]
 
     return training.batch(size, draw)
@@ -333,10 +354,11 @@ def compared(found: Points, meant: Points, image: Image) -> Matched:
     return matched(found.positions[found.found], meant.positions[meant.found], limit)
 
 
-def measures(found: Points, meant: Points, image: Image) -> dict[str, float]:
+def measures(result: Case, reference: Case) -> dict[str, float]:
     """Sensitivity, precision and F1 of one frame, and its true positives, false positives and false negatives, whose
-    sums over frames give the papers' measures over all points (`over_all`)."""
-    pairs = compared(found, meant, image)
+    sums over frames give the papers' measures over all points (`over_all`). The reference has the image too."""
+    found, meant = (case.get("points", Points) for case in (result, reference))
+    pairs = compared(found, meant, reference.get("image", Image))
     counts = {"TP": pairs.hits, "FP": pairs.found - pairs.hits, "FN": pairs.meant - pairs.hits}
     shares = {"sensitivity": pairs.recall, "precision": pairs.precision, "F1": pairs.f1}
     return {**{name: share for name, share in shares.items() if math.isfinite(share)},

@@ -13,7 +13,7 @@ import torch
 from suture_tools import AFFINE, a_run, case, points_at
 
 from medgen import phantoms, pointframes
-from medgen.case import Image
+from medgen.case import Case, Image
 from medgen.errors import UserError
 from medgen.phantoms import annulus
 from medgen.pointframes import (
@@ -130,7 +130,7 @@ def test_half_of_the_frames_keep_their_colours_of_each_kind() -> None:
 def test_measures_count_strictly_within_6_pixels_of_512() -> None:
     image = Image(torch.rand(3, 512, 288), AFFINE)
     meant, found = points_at([(100, 100), (200, 100), (300, 100)]), points_at([(105.9, 100), (206, 100)])
-    values = measures(found, meant, image)
+    values = measures(Case({"points": found}), Case({"points": meant, "image": image}))
     assert (values["TP"], values["FP"], values["FN"]) == (1, 1, 2)
     assert values["sensitivity"] == pytest.approx(1 / 3) and values["precision"] == 0.5
     assert values["F1"] == pytest.approx(2 / 5)
@@ -140,9 +140,9 @@ def test_measures_count_strictly_within_6_pixels_of_512() -> None:
 
 
 def test_an_empty_frame_is_right_where_nothing_was_found_and_leaves_shares_that_are_none_out() -> None:
-    image, none = Image(torch.rand(3, 512, 288), AFFINE), points_at([])
-    assert measures(none, none, image) == {"sensitivity": 1, "precision": 1, "F1": 1, "TP": 0, "FP": 0, "FN": 0}
-    wrong = measures(points_at([(5, 5)]), none, image)
+    empty = Case({"points": points_at([]), "image": Image(torch.rand(3, 512, 288), AFFINE)})
+    assert measures(empty, empty) == {"sensitivity": 1, "precision": 1, "F1": 1, "TP": 0, "FP": 0, "FN": 0}
+    wrong = measures(Case({"points": points_at([(5, 5)])}), empty)
     assert "sensitivity" not in wrong and (wrong["precision"], wrong["F1"], wrong["FP"]) == (0, 0, 1)
 
 

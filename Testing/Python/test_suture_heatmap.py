@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from suture_tools import a_run, case, points_at, pool, said
 
-from medgen import bundle, catalog, execute, io, markups, phantoms
+from medgen import bundle, catalog, execute, io, markups, phantoms, pointframes
 from medgen.case import Case, Image, Points
 from medgen.errors import Cancelled, UserError
 from medgen.jobs import Event, Run
@@ -206,6 +206,19 @@ def test_the_simulators_frames_are_translated_joined_or_left_out(
         assert same == (choice == "joined") and torch.equal(fit.learnt[5].points, simulator[0].points)
 
 
+def test_a_share_of_every_batch_is_the_simulators_however_many_frames_there_are_of_each(tmp_path: Path) -> None:
+    fit = Fit(pool(range(3)), pool(range(10, 17)), train_config(simulator="joined"), a_run(tmp_path))
+    fit.enlarge()
+    assert fit.chances is not None
+    np.testing.assert_allclose(fit.chances, [0.5 / 3] * 3 + [0.5 / 7] * 7)
+    for number, frame in enumerate(fit.learnt):
+        frame.points = torch.full((1, 2), 30.0 if number < 3 else 31.0)
+    still = train_config(rotation=0.0, scale=0.0, colour=0.0).limits
+    drawn = pointframes.random_batch(fit.training, fit.learnt, 400, still, np.random.default_rng(0), fit.chances)
+    share = np.mean([round(float(points[0, 0])) in (31, 32) for _, points in drawn])  # mirrored or not
+    assert 0.4 < share < 0.6
+
+
 def test_a_translated_frame_is_what_the_generator_makes_of_it(tmp_path: Path) -> None:
     fit = Fit(pool(range(2)), pool(range(2, 4)), train_config(), a_run(tmp_path))
     assert fit.translator is not None
@@ -215,9 +228,10 @@ def test_a_translated_frame_is_what_the_generator_makes_of_it(tmp_path: Path) ->
 
 
 def test_without_a_simulator_the_theatre_is_learnt_alone_and_the_log_says_so(tmp_path: Path) -> None:
-    events: list[Event] = []
-    made = METHOD.fit(pool(range(3)), [], train_config(updates=1), a_run(tmp_path, events))
-    assert "no frames of a simulator" in said(events) and made.facts["marked frames"] == 3
+    for name, simulator in (("none", []), ("unmarked", pool(range(3, 5), marked=False))):
+        events: list[Event] = []
+        made = METHOD.fit(pool(range(3)), simulator, train_config(updates=1), a_run(tmp_path / name, events))
+        assert "no marked frames of a simulator" in said(events) and made.facts["marked frames"] == 3
 
 
 @pytest.mark.parametrize("name", ["translator generators", "loss"])

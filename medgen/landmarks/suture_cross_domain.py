@@ -49,11 +49,11 @@ from torch.nn import functional as F
 
 from medgen import pointframes
 from medgen.bundle import Model
-from medgen.case import Case, Image, Points
+from medgen.case import Case, Image
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Role
+from medgen.method import Config, Estimate, Method, Operation
 from medgen.nn.cyclegan import PatchGAN
 from medgen.nn.deeplab import DeepLabv3Plus
 from medgen.nn.heatmaps import peaks
@@ -166,7 +166,8 @@ class HeatmapNetwork(nn.Module):
 
     def heat(self, features: Tensor) -> Tensor:
         """Features -> map."""
-        return F.interpolate(self.head(features), scale_factor=4, mode="bilinear", align_corners=False)
+        with torch.autocast(features.device.type, enabled=False):  # in half precision neighbouring peaks would tie
+            return F.interpolate(self.head(features.float()), scale_factor=4, mode="bilinear", align_corners=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.heat(self.features(frames))
@@ -358,28 +359,11 @@ class SutureCrossDomain(Method):
     limits = "The peak rule wants a usual number of sutures in a frame: set “fewest” and “most” to what yours have."
     phantoms = ("annulus",)
     demo_cases = 80
-    operations = (
-        Operation(
-            "train",
-            "Train",
-            "Learn from marked frames of both domains.",
-            TrainConfig,
-            scope="collection",
-            pools=pointframes.POOLS,
-            outputs=(Role("model", Kind.MODEL, "The trained model"),),
-            tiers={"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
-        ),
-        Operation(
-            "apply",
-            "Apply",
-            "Find the sutures in a frame.",
-            ApplyConfig,
-            inputs=(pointframes.IMAGE,),
-            outputs=(pointframes.FOUND,),
-            needs_model=True,
-            tiers={"smoke": {}, "demo": {}, "paper": {}},
-        ),
-    )
+    operations = pointframes.operations(
+        "Learn from marked frames of both domains.", TrainConfig,
+        {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
+        ApplyConfig, {"smoke": {}, "demo": {}, "paper": {}},
+    )  # fmt: skip
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pools -> a model; rows of the test split are left out."""
@@ -416,8 +400,7 @@ class SutureCrossDomain(Method):
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """Sensitivity, precision and F1 of a frame, and the counts that give them over all points."""
-        found, meant = (case.get("points", Points) for case in (result, reference))
-        return pointframes.measures(found, meant, reference.get("image", Image))
+        return pointframes.measures(result, reference)
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None

@@ -24,6 +24,7 @@ No code was published. Where the paper is silent, ours:
   whose mean is below `least_score` are left out, and the mean is a point's confidence;
 - a blob as high as wide is cut along its rows. Cutting all above the mean also cuts many single ones in two; the demo
   tier cuts from 1.5 times the mean on (`cut_above`);
+- half of the frames that an update sees are the simulator's (`simulator_share`), however many there are of each;
 - the translator sees random pieces of frames, as CycleGAN's own training does; of frames nobody has marked it learns
   too. Frames are fitted to the canvas in their proportions; the weights of the best validation F1 are kept.
 
@@ -47,11 +48,11 @@ from torch.nn import functional as F
 
 from medgen import pointframes
 from medgen.bundle import Model
-from medgen.case import Case, Image, Points
+from medgen.case import Case, Image
 from medgen.cohort import Collection
 from medgen.cyclegan import CycleGAN, Recipe, random_pieces
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Role, lowers_memory
+from medgen.method import Config, Estimate, Method, Operation, lowers_memory
 from medgen.nn.resnet import ResNet
 from medgen.pace import seconds_an_update
 from medgen.pointframes import FrameConfig, PointFrame, marked_frames, normalised
@@ -81,6 +82,9 @@ class TrainConfig(FrameConfig):
     )
     rotation: float = Field(
         40.0, ge=0, le=180, description="Largest random turn", json_schema_extra=_paper(40.0, "degree")
+    )
+    simulator_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the frames an update sees that are the simulator's, where they take part"
     )
     updates: int = Field(20_000, ge=1, le=1_000_000, description="Updates of the U-Net")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size; it falls along a cosine to 0")
@@ -213,8 +217,10 @@ class Fit:
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
     ) -> None:
         self.config, self.run = config, run
-        self.theatre, self.simulator = theatre, list(simulator) if config.simulator != "left out" else []
+        helps = config.simulator != "left out" and any(one.marked and one.split != "validation" for one in simulator)
+        self.theatre, self.simulator = theatre, list(simulator) if helps else []
         self.learnt, self.shown = marked_frames(theatre, "theatre")
+        self.chances: Values | None = None  # of each frame that is learnt from
         torch.manual_seed(run.seed)
         network = self.build()
         self.network = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -266,6 +272,9 @@ class Fit:
     def enlarge(self) -> None:
         """Add the simulator's marked frames, as they are or translated, to those that are learnt from."""
         marked = [one for one in self.simulator if one.marked and one.split != "validation"]
+        if marked:
+            share, own = self.config.simulator_share, len(self.learnt)
+            self.chances = np.repeat([(1 - share) / own, share / len(marked)], [own, len(marked)])
         self.learnt = [*self.learnt, *(translated(one, self.translator, self.run) for one in marked)]
 
     def _pieces(self, frames: list[PointFrame]) -> Tensor:
@@ -279,9 +288,11 @@ class Fit:
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Frames (B, 3, rows, columns), changed at random, and their heatmaps (B, 1, rows, columns)."""
-        batch = pointframes.random_batch(self.training, self.learnt, self.config.batch_size, self.config.limits,
-                                         self.random.numpy)  # fmt: skip
-        maps = [pointframes.target(points, self.config.size, self.config.sigma) for _, points in batch]
+        config = self.config
+        batch = pointframes.random_batch(
+            self.training, self.learnt, config.batch_size, config.limits, self.random.numpy, self.chances
+        )
+        maps = [pointframes.target(points, config.size, config.sigma) for _, points in batch]
         frames = torch.stack([pixels for pixels, _ in batch]).to(self.run.device)
         return frames.contiguous(memory_format=torch.channels_last), torch.stack(maps).to(self.run.device)
 
@@ -325,11 +336,11 @@ def heatmap_of(network: nn.Module, pixels: Tensor, run: Run) -> Values:
 
 # --- the method
 
-_SMALL = {"encoder": "resnext-14", "width": 16, "decoder_width": 8, "batch_size": 4, "translator_width": 12,
-          "translator_blocks": 3, "translator_rate": 1e-3, "learning_rate": 3e-3}  # fmt: skip
+_SMALL = {"encoder": "resnext-14", "width": 16, "decoder_width": 8, "batch_size": 4, "translator_width": 16,
+          "translator_blocks": 3, "translator_rate": 6e-4, "learning_rate": 3e-3}  # fmt: skip
 _SMOKE = {"rows": 64, "columns": 96, "sigma": 1.5, "updates": 60, "validate_every": 60, "translator_updates": 10,
           "translator_crop": 32}  # fmt: skip
-_DEMO = {"rows": 160, "columns": 256, "sigma": 2.0, "updates": 600, "validate_every": 100, "translator_updates": 400,
+_DEMO = {"rows": 160, "columns": 256, "sigma": 2.0, "updates": 600, "validate_every": 100, "translator_updates": 700,
          "translator_crop": 64}  # fmt: skip
 
 
@@ -350,28 +361,11 @@ class SutureHeatmap(Method):
     limits = "Points closer than about their Gaussians become one or are cut in two at a guess; names are not learnt."
     phantoms = ("annulus",)
     demo_cases = 80
-    operations = (
-        Operation(
-            "train",
-            "Train",
-            "Learn from marked frames and, translated, from those of a simulator.",
-            TrainConfig,
-            scope="collection",
-            pools=pointframes.POOLS,
-            outputs=(Role("model", Kind.MODEL, "The trained model"),),
-            tiers={"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
-        ),
-        Operation(
-            "apply",
-            "Apply",
-            "Find the sutures in a frame.",
-            ApplyConfig,
-            inputs=(pointframes.IMAGE,),
-            outputs=(pointframes.FOUND,),
-            needs_model=True,
-            tiers={"smoke": {"cut_above": 1.5}, "demo": {"cut_above": 1.5}, "paper": {}},
-        ),
-    )
+    operations = pointframes.operations(
+        "Learn from marked frames and, translated, from those of a simulator.", TrainConfig,
+        {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
+        ApplyConfig, {"smoke": {"cut_above": 1.5}, "demo": {"cut_above": 1.5}, "paper": {}},
+    )  # fmt: skip
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pools -> a model; rows of the test split are left out."""
@@ -383,9 +377,9 @@ class SutureHeatmap(Method):
     ) -> Model:
         """Train on frames in memory."""
         began = time.monotonic()
-        if not simulator and config.simulator != "left out":
-            run.log("There are no frames of a simulator: the network learns from the theatre's alone.")
         fit = Fit(theatre, simulator, config, run)
+        if not fit.simulator and config.simulator != "left out":
+            run.log("There are no marked frames of a simulator: the network learns from the theatre's alone.")
         own = len(fit.learnt)
         weights = fit.fit()
         facts = {
@@ -410,8 +404,7 @@ class SutureHeatmap(Method):
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """Sensitivity, precision and F1 of a frame, and the counts that give them over all points."""
-        image = reference.get("image", Image)
-        return pointframes.measures(result.get("points", Points), reference.get("points", Points), image)
+        return pointframes.measures(result, reference)
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None

@@ -108,7 +108,7 @@ class ImagePool:
                 given.append(image)
             elif self.size and random.uniform() < 0.5:
                 number = int(random.integers(self.size))
-                given.append(self.images[number])
+                given.append(self.images[number].to(image.device))  # a checkpoint's are on the CPU
                 self.images[number] = image.clone()
             else:
                 given.append(image)

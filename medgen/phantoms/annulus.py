@@ -3,9 +3,9 @@
 A drawing, not a simulation of a patient: lengths are shares of the frame's height, round numbers by eye. A valve of two
 leaflets lies in an oval ring; mattress sutures, two threads each, enter the tissue along it and run out of the frame.
 The points are where threads enter. Position, tilt and shape of the valve, how many sutures there are and which part of
-the ring they cover vary from seed to seed, alike in both looks; one frame in eight has none. The simulator is silicone
-in even light on a plain table; the theatre has muscle, blood, wet reflexes, a scope's narrow light and, at times, a
-prosthetic ring.
+the ring they cover vary from seed to seed, alike in both looks, and so do loose threads, which enter nowhere; one frame
+in eight has no suture. The simulator is silicone in even light on a plain table; the theatre has muscle, blood (also
+where threads enter), wet reflexes, a scope's narrow light, soaked threads and, at times, a prosthetic ring.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Valve:
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Valve:
         """Another valve."""
-        height = rng.uniform(0.24, 0.31)
+        height = rng.uniform(0.21, 0.35)
         return cls(
-            rng.normal(0, (0.10, 0.045)),
+            rng.normal(0, (0.13, 0.06)),
             np.array([height * rng.uniform(1.25, 1.6), height]),
-            float(rng.normal(0, 0.22)),
+            float(rng.normal(0, 0.3)),
             rng.normal(0, 0.018, (3, 2)),
         )
 
@@ -104,10 +104,13 @@ def make(
     places = _entries(valve, most, columns * pixel / 2, threads)
     if theatre and look.uniform() < 0.4:
         _prosthesis(canvas, valve, x, y, pixel, look)
+    for number in range(int(threads.integers(0, 4)) if most else 0):
+        _thread(canvas, valve, valve.centre + threads.normal(0, (0.5, 0.3)), 2 * number, x, y, pixel, theatre, threads,
+                loose=True)  # fmt: skip
     for number, place in enumerate(places):
         _thread(canvas, valve, place, number, x, y, pixel, theatre, threads)
     if theatre:
-        _wet(canvas, valve, x, y, pixel, look)
+        _wet(canvas, valve, places, x, y, pixel, look)
     picture = photographed(canvas, x, y, noise * (1.6 if theatre else 0.8), camera)
     image = sitk.GetImageFromArray(picture, isVector=True)
     pixels = [((px / pixel + columns / 2) - 0.5, (py / pixel + rows / 2) - 0.5) for px, py in places]
@@ -207,17 +210,18 @@ def _prosthesis(canvas: Array, valve: Valve, x: Array, y: Array, pixel: float, r
     blend(canvas, np.maximum(np.abs(across) * 0.032 - 0.032, within * 0.3), colour, 0.006)
 
 
-def _wet(canvas: Array, valve: Valve, x: Array, y: Array, pixel: float, rng: np.random.Generator) -> None:
-    """Reflexes on wet tissue, now and then blood over a thread, and the scope's narrow light."""
+def _wet(
+    canvas: Array, valve: Valve, places: Vector, x: Array, y: Array, pixel: float, rng: np.random.Generator
+) -> None:
+    """Reflexes on wet tissue, blood where one thread in four enters, and the scope's narrow light."""
     away, _ = valve.polar(x, y)
     gloss = smooth(x.shape, 0.010 / pixel, rng) + 0.8 * smooth(x.shape, 0.05 / pixel, rng)
     lit = np.exp(-(((away - rng.uniform(0.6, 1.2)) / 0.5) ** 2))
     shine = np.clip((gloss - 2.3) * 1.6, 0, 1) * lit
     canvas += (np.array([1.0, 0.97, 0.94], np.float32) - canvas) * shine[..., None]
-    for _ in range(int(rng.integers(0, 3))):
-        at = valve.places(np.array([rng.uniform(-np.pi, np.pi)]), 1.1)[0]
-        spot = np.hypot(x - at[0], y - at[1]) - rng.uniform(0.012, 0.03)
-        blend(canvas, spot, np.array([0.42, 0.04, 0.04], np.float32), 0.02, 0.75)
+    for at in places[rng.uniform(size=len(places)) < 0.25] + rng.normal(0, 0.008, 2):
+        spot = np.hypot(x - np.float32(at[0]), y - np.float32(at[1])) - np.float32(rng.uniform(0.006, 0.026))
+        blend(canvas, spot, np.array([0.42, 0.04, 0.04], np.float32), 0.016, rng.uniform(0.4, 0.85))
     beam = np.hypot((x - np.float32(rng.normal(0, 0.1))) * 0.8, y - np.float32(rng.normal(0, 0.06)))
     canvas *= (np.clip(1.22 - 1.15 * beam**2, 0.12, 1.2))[..., None]
 
@@ -227,11 +231,15 @@ def _wet(canvas: Array, valve: Valve, x: Array, y: Array, pixel: float, rng: np.
 
 def _thread(
     canvas: Array, valve: Valve, place: Vector, number: int, x: Array, y: Array, pixel: float, theatre: bool,
-    rng: np.random.Generator,
+    rng: np.random.Generator, loose: bool = False,
 ) -> None:  # fmt: skip
-    """A thread from where it enters the tissue outwards beyond the frame, with its shadow and the dimple it makes."""
+    """A thread from where it enters the tissue outwards beyond the frame, with its shadow and the dimple it makes; a
+    loose one makes none, lies as it likes and may end."""
     outwards = place - valve.centre
     outwards = outwards / np.linalg.norm(outwards) + rng.normal(0, 0.22, 2) + np.array([0.0, -0.15])
+    if loose:
+        outwards = rng.normal(0, 1, 2)
+    length = np.float32(rng.uniform(0.15, 1.5) if loose else 9.0)
     along = outwards / np.linalg.norm(outwards)
     side, bend = np.array([-along[1], along[0]]), rng.normal(0, 0.10)
     dx, dy = x - np.float32(place[0]), y - np.float32(place[1])
@@ -241,12 +249,14 @@ def _thread(
     part, dx, dy, far, off = (values[near] for values in (canvas, dx, dy, far, off))
     pair = (number // 2) % len(_THREADS)
     colour = np.array(_THREADS[pair], np.float32) * rng.uniform(0.85, 1.1)
-    if theatre:  # soaked
-        colour = colour * 0.85 + np.array([0.16, 0.01, 0.01], np.float32) * np.float32(rng.uniform(0.2, 1.2))
-    blend(part, np.hypot(dx, dy) - 0.012, np.zeros(3, np.float32), 0.014, 0.45)
-    shadow = np.maximum(np.abs(off - 0.010) - _HALF, 0.006 - far)
+    soaked = np.float32(rng.uniform(0.1, 0.75))
+    if theatre:
+        colour = colour * (0.9 - 0.7 * soaked) + np.array([0.38, 0.06, 0.05], np.float32) * soaked
+    if not loose:
+        blend(part, np.hypot(dx, dy) - 0.012, np.zeros(3, np.float32), 0.014, 0.45)
+    shadow = np.maximum(np.abs(off - 0.010) - _HALF, np.maximum(0.006 - far, far - length))
     blend(part, shadow, np.zeros(3, np.float32), 0.012, 0.32)
-    body = np.maximum(np.abs(off) - _HALF, -far - 0.004)
+    body = np.maximum(np.abs(off) - _HALF, np.maximum(-far - 0.004, far - length))
     twist = 1 + 0.10 * np.sin(far * 420 + off * 300)
     round_ = 0.66 + 0.42 * np.sqrt(np.clip(1 - (off / _HALF) ** 2, 0, 1))
     blend(part, body, colour * (twist * round_)[..., None], max(pixel, 0.002))
