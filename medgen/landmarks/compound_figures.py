@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from medgen.case import Box, Case, Class, Image
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.frames import (
+    ClassNames,
     Frame,
     Sample,
     batch_of,
@@ -54,6 +55,7 @@ from medgen.frames import (
     measured,
     precision_on,
     rois_of,
+    stretch_field,
     weakly,
 )
 from medgen.jobs import Run
@@ -128,12 +130,7 @@ class TrainConfig(Config):
         64.0, ge=4, le=1024, description="Side of the finest layer's anchors; each layer's are twice as large",
         json_schema_extra={"unit": "px"},
     )  # fmt: skip
-    anchor_stretch: int = Field(
-        1,
-        ge=0,
-        le=3,
-        description="Beside square anchors, lying and upright ones, 2 to this power times as long as wide",
-    )
+    anchor_stretch: int = stretch_field()
     imagenet_weights: str = Field(
         "", description="File of the backbone's ImageNet weights (.safetensors, .pth); empty: it learns from scratch"
     )
@@ -143,12 +140,6 @@ class TrainConfig(Config):
     weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay", json_schema_extra=_paper(5e-4))
     warm_up: int = Field(500, ge=0, le=100_000, description="Updates over which the step size grows from 0")
     validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation figures")
-
-
-class Settings(Config):
-    """What a model keeps beside its config: the names of its classes, in the order of the network's."""
-
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1, max_length=1000)
 
 
 class ApplyConfig(Config):
@@ -273,7 +264,7 @@ def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 def side_loss(found: Tensor, true: Tensor) -> Tensor:
     """Equations 1 and 2: boxes (K, 4) -> (K,), by how much each reaches beyond the true one, all sides together."""
     beyond = torch.cat((true[:, :2] - found[:, :2], found[:, 2:] - true[:, 2:]), dim=1)
-    return beyond.clamp(min=0).sum(dim=1)
+    return F.relu(beyond).sum(dim=1)
 
 
 def total_loss(losses: Losses, config: TrainConfig, classes: int, batch: int) -> tuple[Tensor, Tensor]:
@@ -490,7 +481,7 @@ class CompoundFigures(Method):
         """A figure -> its panels, best first; none where there is none."""
         assert model is not None
         image, trained = case.get("image", Image), model.trained(TrainConfig)
-        classes = model.noted(Settings).classes
+        classes = model.noted(ClassNames).classes
         network = model.network("detector", lambda: make_network(trained, len(classes)))
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         options = {"least": config.confidence, "overlap": config.overlap, "most": config.most}
