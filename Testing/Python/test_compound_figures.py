@@ -183,7 +183,9 @@ def test_simulated_panels_keep_their_proportions_lie_in_rows_or_columns_and_do_n
 
 
 def test_intra_class_figures_hold_one_class_and_figures_alone_one_image() -> None:
-    one_class = [simulated(SINGLES, train_config(intra_class=1.0), np.random.default_rng(n)) for n in range(12)]
+    one_class = [
+        simulated(SINGLES, train_config(intra_class=1.0, alone=0.0), np.random.default_rng(n)) for n in range(12)
+    ]
     assert all(len(set(one.classes.tolist())) == 1 for one in one_class)
     assert len({int(one.classes[0]) for one in one_class}) > 1
     alone = [simulated(SINGLES, train_config(intra_class=0.0, alone=1.0), np.random.default_rng(n)) for n in range(6)]
@@ -353,6 +355,8 @@ def test_bad_input_is_refused_in_a_sentence(tmp_path: Path) -> None:
         METHOD.estimate(CUT, [outside], CUT.configure(None, {}), run)
     with pytest.raises(UserError, match="holds no whole pixel"):
         METHOD.cut_out(a_case([[5, 5, 9, 9]]), CUT.configure(None, {"inset": 2.0}), run)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="together 1 at the most"):
+        train_config(intra_class=0.8, alone=0.3)
     with pytest.raises(UserError, match="line 3 has neither boxes nor a class"):
         boxed(Case({"image": image}, label="line 3"))
     with pytest.raises(UserError, match="No labelled training frame has a box"):

@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -141,6 +141,14 @@ class TrainConfig(Config):
     warm_up: int = Field(500, ge=0, le=100_000, description="Updates over which the step size grows from 0")
     validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation figures")
 
+    @model_validator(mode="after")
+    def _agree(self) -> TrainConfig:
+        if self.intra_class + self.alone > 1:
+            raise ValueError("“intra_class” and “alone” are shares of the same figures: together 1 at the most")
+        if self.thinnest > self.thickest:
+            raise ValueError("“thinnest” is more than “thickest”")
+        return self
+
 
 class ApplyConfig(Config):
     """How to find panels."""
@@ -193,8 +201,7 @@ def simulated(singles: list[Single], config: TrainConfig, rng: np.random.Generat
         placed = _placed([[chosen[int(rng.integers(len(chosen)))]]], [config.size], config.size, 0, rng)
     else:
         count = int(rng.integers(1, config.strips + 1))
-        low, high = sorted((config.thinnest, config.thickest))
-        thick = [max(2, int(config.size * rng.uniform(low, high))) for _ in range(count)]
+        thick = [max(2, int(config.size * rng.uniform(config.thinnest, config.thickest))) for _ in range(count)]
         gap = int(config.size * config.gap * rng.uniform()) if rng.uniform() < 0.7 else 0
         rows = [_row(chosen, height, config.size, gap, rng) for height in thick]
         placed = _placed(rows, thick, config.size, gap, rng)
@@ -397,12 +404,13 @@ _FOUND = Role("boxes", Kind.BOX, "A ROI around each panel, with its class", dims
 _PANELS = Role("panels", Kind.IMAGE, "Each panel as a picture of its own", dims="2D", many=True, may_be_empty=True)
 
 _SMALL = {
-    "backbone": "resnet-18", "pyramid": 32, "optimiser": "adam", "learning_rate": 2e-3, "class_weight": 10.0,
+    "backbone": "resnet-18", "pyramid": 32, "optimiser": "adam", "learning_rate": 2e-3, "object_weight": 20.0,
+    "class_weight": 20.0,
 }  # fmt: skip
 _SMOKE = {"width": 8, "size": 128, "smallest_anchor": 20, "updates": 20, "batch_size": 2, "warm_up": 5,
           "validate_every": 20}  # fmt: skip
-_DEMO = {"width": 16, "size": 224, "smallest_anchor": 28, "updates": 800, "batch_size": 4, "warm_up": 50,
-         "smallest_scale": 0.7, "validate_every": 200}  # fmt: skip
+_DEMO = {"width": 16, "size": 224, "smallest_anchor": 28, "updates": 1200, "batch_size": 4, "warm_up": 50,
+         "smallest_scale": 0.7, "validate_every": 300}  # fmt: skip
 
 
 class CompoundFigures(Method):

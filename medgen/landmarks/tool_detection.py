@@ -335,7 +335,7 @@ class ToolDetection(Method):
     needs = "Frames in which every tool is boxed, and others of the same kind of surgery, which need no boxes."
     limits = "A tool that no labelled frame shows is not found; frames must look like those that were learnt from."
     phantoms = ("cataract-frame",)
-    demo_cases = 60
+    demo_cases = 160
     operations = (
         Operation(
             "train",
