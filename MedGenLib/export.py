@@ -138,6 +138,8 @@ def write_placed(
     path = stem.with_name(stem.name + ".mrk.json")
     copy = markups.in_world(node, name, kind, placement, scratch, log)
     write(copy, markups.storage_for(copy), path, name)
+    if kind == "Box":
+        markups.keep_name(path, name)
     return path
 
 

@@ -86,6 +86,14 @@ def storage_for(node: Any) -> Any:
     return slicer.vtkMRMLMarkupsJsonStorageNode()
 
 
+def keep_name(path: Path, name: str) -> None:
+    """Write what a node is called into its file, where Slicer's storage leaves it out: a ROI is named as its class."""
+    content = json.loads(path.read_text("utf-8"))
+    for item in content["markups"]:
+        item["name"] = name
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def _stays_right_angled(node: Any, placement: Placement) -> bool:
     if placement.matrix is None:
         return False

@@ -11,17 +11,19 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from medgen.case import Box, Case, Image
 from medgen.errors import UserError
 from medgen.jobs import Run
+from medgen.method import Config
 from medgen.metrics import detection
 from medgen.metrics.detection import Found
 from medgen.nn.boxes import clipped
@@ -88,6 +90,18 @@ def class_names(names: Sequence[str]) -> dict[str, str]:
     known = set(names)
     stems = {name: re.sub(r"_\d+$", "", name) for name in known}
     return {name: stem if stem in known else name for name, stem in stems.items()}
+
+
+class ClassNames(Config):
+    """What a detector's model keeps beside its config: the names of its classes, in the order of the network's."""
+
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1, max_length=1000)
+
+
+def stretch_field() -> Any:
+    """The setting of how long anchors are, for `medgen.nn.detector.stretched`."""
+    words = "Beside square anchors, lying and upright ones, 2 to this power times as long as wide"
+    return Field(1, ge=0, le=3, description=words)
 
 
 # --- sizes

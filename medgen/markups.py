@@ -106,6 +106,7 @@ def _parse(item: dict[str, Any], kind: Kind, path: Path) -> Any:
             raise ValueError("a size that is not positive")
         confidence = _confidence(item.get("controlPoints") or [{}])
         if kind is Kind.BOX:
+            name = name or path.name.removesuffix(".json").removesuffix(".mrk")  # as Slicer names what it loads
             return Box(centre, axes, size, name, None if np.isnan(confidence[0]) else float(confidence[0]))
         return Sphere(centre, float(size.mean() / 2), name)
     points = item.get("controlPoints", [])

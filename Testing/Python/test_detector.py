@@ -15,7 +15,7 @@ from torch import Tensor
 from medgen.metrics import detection
 from medgen.metrics.detection import Found, average_precision, mean_average_precision
 from medgen.nn import boxes as box
-from medgen.nn.detector import Detector, Shape, Targets
+from medgen.nn.detector import Detector, Shape, Targets, stretched
 from medgen.nn.resnet import FrozenBatchNorm, ResNet, load_imagenet
 from medgen.nn.unet import parameter_count
 
@@ -134,6 +134,7 @@ def test_anchors_have_their_area_and_ratio_about_the_middle_of_each_cell() -> No
     size = anchors[0, 0, :, 2:] - anchors[0, 0, :, :2]
     torch.testing.assert_close(size.prod(dim=1), torch.full((3,), 256.0))
     torch.testing.assert_close(size[:, 1] / size[:, 0], torch.tensor([0.5, 1.0, 2.0]))
+    assert stretched(0) == (1,) and stretched(2) == (0.25, 0.5, 1, 2, 4)
 
 
 def test_regions_are_aligned_to_the_fraction_of_a_pixel_each_in_its_frame_and_map() -> None:

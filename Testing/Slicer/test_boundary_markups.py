@@ -192,6 +192,19 @@ def test_rotated_boxes_go_out_and_back(scene: Any, tmp_path: Path, spot: str, ki
     np.testing.assert_allclose(again, expected, atol=TOLERANCE)
 
 
+def test_a_boxs_name_goes_along_because_it_is_its_class(scene: Any, tmp_path: Path) -> None:
+    node = roi(TILTED, SIZE)
+    node.SetName("Messer – groß")
+    path = export_node(node, tmp_path, "boxes", "Box", log=pytest.fail)
+    (box,) = backend_markups.read(path, Role("boxes", Kind.BOX, ""))
+    assert box.name == "Messer – groß"
+    assert load_results(path, "Box", "other")[0].GetName() == "Messer – groß_1"  # a unique name beside the node's own
+    saved = tmp_path / "forceps.mrk.json"  # as Slicer saves it: the file's name alone says what it is
+    saved.write_text(json.dumps({"markups": [{k: v for k, v in markup(path).items() if k != "name"}]}), "utf-8")
+    (box,) = backend_markups.read(saved, Role("boxes", Kind.BOX, ""))
+    assert box.name == "forceps"
+
+
 def test_a_box_that_its_transform_bends_is_reported(scene: Any, tmp_path: Path) -> None:
     for above_it in (shear(0.4), np.diag([2.0, 1.0, 1.0, 1.0])):
         node = roi(TILTED, SIZE)

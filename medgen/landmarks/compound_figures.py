@@ -29,11 +29,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,6 +43,7 @@ from medgen.case import Box, Case, Class, Image
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.frames import (
+    ClassNames,
     Frame,
     Sample,
     batch_of,
@@ -54,6 +55,7 @@ from medgen.frames import (
     measured,
     precision_on,
     rois_of,
+    stretch_field,
     weakly,
 )
 from medgen.jobs import Run
@@ -128,12 +130,7 @@ class TrainConfig(Config):
         64.0, ge=4, le=1024, description="Side of the finest layer's anchors; each layer's are twice as large",
         json_schema_extra={"unit": "px"},
     )  # fmt: skip
-    anchor_stretch: int = Field(
-        1,
-        ge=0,
-        le=3,
-        description="Beside square anchors, lying and upright ones, 2 to this power times as long as wide",
-    )
+    anchor_stretch: int = stretch_field()
     imagenet_weights: str = Field(
         "", description="File of the backbone's ImageNet weights (.safetensors, .pth); empty: it learns from scratch"
     )
@@ -144,11 +141,13 @@ class TrainConfig(Config):
     warm_up: int = Field(500, ge=0, le=100_000, description="Updates over which the step size grows from 0")
     validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation figures")
 
-
-class Settings(Config):
-    """What a model keeps beside its config: the names of its classes, in the order of the network's."""
-
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1, max_length=1000)
+    @model_validator(mode="after")
+    def _agree(self) -> TrainConfig:
+        if self.intra_class + self.alone > 1:
+            raise ValueError("“intra_class” and “alone” are shares of the same figures: together 1 at the most")
+        if self.thinnest > self.thickest:
+            raise ValueError("“thinnest” is more than “thickest”")
+        return self
 
 
 class ApplyConfig(Config):
@@ -202,8 +201,7 @@ def simulated(singles: list[Single], config: TrainConfig, rng: np.random.Generat
         placed = _placed([[chosen[int(rng.integers(len(chosen)))]]], [config.size], config.size, 0, rng)
     else:
         count = int(rng.integers(1, config.strips + 1))
-        low, high = sorted((config.thinnest, config.thickest))
-        thick = [max(2, int(config.size * rng.uniform(low, high))) for _ in range(count)]
+        thick = [max(2, int(config.size * rng.uniform(config.thinnest, config.thickest))) for _ in range(count)]
         gap = int(config.size * config.gap * rng.uniform()) if rng.uniform() < 0.7 else 0
         rows = [_row(chosen, height, config.size, gap, rng) for height in thick]
         placed = _placed(rows, thick, config.size, gap, rng)
@@ -273,7 +271,7 @@ def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 def side_loss(found: Tensor, true: Tensor) -> Tensor:
     """Equations 1 and 2: boxes (K, 4) -> (K,), by how much each reaches beyond the true one, all sides together."""
     beyond = torch.cat((true[:, :2] - found[:, :2], found[:, 2:] - true[:, 2:]), dim=1)
-    return beyond.clamp(min=0).sum(dim=1)
+    return F.relu(beyond).sum(dim=1)
 
 
 def total_loss(losses: Losses, config: TrainConfig, classes: int, batch: int) -> tuple[Tensor, Tensor]:
@@ -406,12 +404,13 @@ _FOUND = Role("boxes", Kind.BOX, "A ROI around each panel, with its class", dims
 _PANELS = Role("panels", Kind.IMAGE, "Each panel as a picture of its own", dims="2D", many=True, may_be_empty=True)
 
 _SMALL = {
-    "backbone": "resnet-18", "pyramid": 32, "optimiser": "adam", "learning_rate": 2e-3, "class_weight": 10.0,
+    "backbone": "resnet-18", "pyramid": 32, "optimiser": "adam", "learning_rate": 2e-3, "object_weight": 20.0,
+    "class_weight": 20.0,
 }  # fmt: skip
 _SMOKE = {"width": 8, "size": 128, "smallest_anchor": 20, "updates": 20, "batch_size": 2, "warm_up": 5,
           "validate_every": 20}  # fmt: skip
-_DEMO = {"width": 16, "size": 224, "smallest_anchor": 28, "updates": 800, "batch_size": 4, "warm_up": 50,
-         "smallest_scale": 0.7, "validate_every": 200}  # fmt: skip
+_DEMO = {"width": 16, "size": 224, "smallest_anchor": 28, "updates": 1200, "batch_size": 4, "warm_up": 50,
+         "smallest_scale": 0.7, "validate_every": 300}  # fmt: skip
 
 
 class CompoundFigures(Method):
@@ -490,7 +489,7 @@ class CompoundFigures(Method):
         """A figure -> its panels, best first; none where there is none."""
         assert model is not None
         image, trained = case.get("image", Image), model.trained(TrainConfig)
-        classes = model.noted(Settings).classes
+        classes = model.noted(ClassNames).classes
         network = model.network("detector", lambda: make_network(trained, len(classes)))
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         options = {"least": config.confidence, "overlap": config.overlap, "most": config.most}

@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from medgen.bundle import Model
 from medgen.case import Case, Image
 from medgen.cohort import Collection
 from medgen.frames import (
+    ClassNames,
     Frame,
     Sample,
     batch_of,
@@ -53,6 +54,7 @@ from medgen.frames import (
     measured,
     precision_on,
     rois_of,
+    stretch_field,
     weakly,
 )
 from medgen.jobs import Run
@@ -116,12 +118,7 @@ class TrainConfig(Config):
         32.0, ge=4, le=256, description="Side of the finest level's anchors; each level's are twice as large",
         json_schema_extra=_unit("px"),
     )  # fmt: skip
-    anchor_stretch: int = Field(
-        1,
-        ge=0,
-        le=3,
-        description="Beside square anchors, lying and upright ones, 2 to this power times as long as wide",
-    )
+    anchor_stretch: int = stretch_field()
     regions: int = Field(1000, ge=10, le=5000, description="Proposals of a frame that the second stage looks at")
     anchor_samples: int = Field(256, ge=8, le=4096, description="Anchors of a frame that its loss is taken of")
     region_samples: int = Field(256, ge=8, le=4096, description="Regions of a frame that its loss is taken of")
@@ -133,12 +130,6 @@ class TrainConfig(Config):
     warm_up: int = Field(1000, ge=0, le=100_000, description="Updates over which the step size grows from 0")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Weight decay")
     validate_every: int = Field(1000, ge=1, le=1_000_000, description="Updates between looks at the validation frames")
-
-
-class Settings(Config):
-    """What a model keeps beside its config: the names of its classes, in the order of the network's."""
-
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1, max_length=1000)
 
 
 class ApplyConfig(Config):
@@ -344,7 +335,7 @@ class ToolDetection(Method):
     needs = "Frames in which every tool is boxed, and others of the same kind of surgery, which need no boxes."
     limits = "A tool that no labelled frame shows is not found; frames must look like those that were learnt from."
     phantoms = ("cataract-frame",)
-    demo_cases = 60
+    demo_cases = 160
     operations = (
         Operation(
             "train",
@@ -410,7 +401,7 @@ class ToolDetection(Method):
         """A frame -> its tools, best first; none where there is none."""
         assert model is not None
         image, trained = case.get("image", Image), model.trained(TrainConfig)
-        classes = model.noted(Settings).classes
+        classes = model.noted(ClassNames).classes
         network = model.network("detector", lambda: make_detector(trained, len(classes)))
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         options = {"least": config.confidence, **config.model_dump(exclude={"confidence"})}
