@@ -47,3 +47,12 @@ def test_the_bottom_is_seen_from_the_top() -> None:
     spot[0, 0, 8, 8] = 10.0
     change = (network(spot) - network(picture)).abs()[0, 0]
     assert change[8, 8] > 0 and (change[40:, 40:] > 0).any()
+
+
+def test_a_level_smaller_than_a_kernel_is_computed_in_full_precision_under_autocast() -> None:
+    network, seen = UNet.ellis(first_width=2), {}
+    for level, block in enumerate(network.encoder):
+        block[0].register_forward_hook(lambda _, __, out, level=level: seen.update({level: out.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.rand(1, 1, 16, 16, 16)).float().mean().backward()
+    assert seen == {0: torch.bfloat16, 1: torch.bfloat16, 2: torch.bfloat16, 3: torch.float32}

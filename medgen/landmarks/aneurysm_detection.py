@@ -390,7 +390,7 @@ class AneurysmDetection(Method):
             needs_model=True,
             tiers={
                 "smoke": {"window": 32, "margin": 4},
-                "demo": {"window": 32, "margin": 4, "skip": 95.0},
+                "demo": {"window": 32, "margin": 4, "skip": 95.0, "threshold": 0.6},
                 "paper": {},
             },
         ),

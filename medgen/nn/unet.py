@@ -110,7 +110,13 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
-            x = block(x if level == 0 else self.pool(x))
+            x = x if level == 0 else self.pool(x)
+            # On a CPU, gradients in bfloat16 of kernels of 3 on 2 voxels are not finite at times (oneDNN, torch 2.13).
+            if min(x.shape[2:]) < 3:
+                with torch.autocast(x.device.type, enabled=False):
+                    x = block(x.float())
+            else:
+                x = block(x)
             skips.append(x)
         x = skips.pop()
         for up, block in zip(reversed(list(self.ups)), reversed(list(self.decoder)), strict=True):
