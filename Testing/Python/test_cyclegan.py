@@ -128,6 +128,8 @@ def test_generators_do_not_learn_by_the_discriminators_loss_nor_those_by_the_gen
     step = training.step
 
     def watched(loss: Tensor, *optimisers: torch.optim.Optimizer, weight: float = 1.0) -> float:
+        if model.adam["discriminators"] in optimisers:
+            assert all(p.grad is None for d in model.discriminators.values() for p in d.parameters())
         value = step(loss, *optimisers, weight=weight)
         seen.append({n: [p.detach().clone() for p in d.parameters()] for n, d in model.discriminators.items()})
         return value

@@ -206,6 +206,8 @@ def test_the_network_learns_to_deceive_the_discriminator_which_does_not_learn_by
     step = fit.training.step
 
     def watched(loss: torch.Tensor, *optimisers: torch.optim.Optimizer, weight: float = 1.0) -> float:
+        if fit.judge_adam in optimisers:
+            assert all(parameter.grad is None for parameter in fit.judge.parameters())
         value = step(loss, *optimisers, weight=weight)
         same = all(torch.equal(a, b) for a, b in zip(judge, fit.judge.parameters(), strict=True))
         calls.append(same)
