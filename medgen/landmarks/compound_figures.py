@@ -404,12 +404,12 @@ _FOUND = Role("boxes", Kind.BOX, "A ROI around each panel, with its class", dims
 _PANELS = Role("panels", Kind.IMAGE, "Each panel as a picture of its own", dims="2D", many=True, may_be_empty=True)
 
 _SMALL = {
-    "backbone": "resnet-18", "pyramid": 32, "optimiser": "adam", "learning_rate": 2e-3, "object_weight": 20.0,
-    "class_weight": 20.0,
+    "backbone": "resnet-18", "pyramid": 32, "optimiser": "adam", "learning_rate": 2e-3, "box_weight": 4.0,
+    "object_weight": 20.0, "class_weight": 60.0,
 }  # fmt: skip
 _SMOKE = {"width": 8, "size": 128, "smallest_anchor": 20, "updates": 20, "batch_size": 2, "warm_up": 5,
           "validate_every": 20}  # fmt: skip
-_DEMO = {"width": 16, "size": 224, "smallest_anchor": 28, "updates": 1200, "batch_size": 4, "warm_up": 50,
+_DEMO = {"width": 16, "size": 224, "smallest_anchor": 28, "updates": 1500, "batch_size": 4, "warm_up": 50,
          "smallest_scale": 0.7, "validate_every": 300}  # fmt: skip
 
 
