@@ -21,17 +21,9 @@ from medgen.cohort import read_collection
 from medgen.errors import Cancelled, UserError
 from medgen.jobs import Event, Run
 from medgen.landmarks import aneurysm_detection as method
-from medgen.landmarks.aneurysm_detection import (
-    AneurysmDetection,
-    ApplyConfig,
-    Fit,
-    Patch,
-    TrainConfig,
-    choose_patches,
-    focal_loss,
-    places_in,
-)
+from medgen.landmarks.aneurysm_detection import AneurysmDetection, ApplyConfig, Fit, TrainConfig, focal_loss
 from medgen.lattice import displacement, draw_lattice
+from medgen.lesionpatches import Patch, choose_patches, places_in
 from medgen.lesions import MarkedVolume, look_through
 from medgen.method import Kind, Role
 from medgen.nn.unet import UNet, parameter_count

@@ -43,7 +43,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -59,8 +58,8 @@ from medgen.case import Case, Image, Points
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.lattice import Lattice, displacement, draw_lattice
-from medgen.lesions import MarkedVolume, check_marked, components, free_response, look_through, spaced, windows_over
+from medgen.lesionpatches import Patch, PatchConfig, choose_patches, paper, places_in
+from medgen.lesions import MarkedVolume, check_marked, components, free_response, look_through, windows_over
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window
 from medgen.metrics import froc
 from medgen.metrics.overlap import Confusion
@@ -69,45 +68,22 @@ from medgen.pace import seconds_an_update
 from medgen.patches import Vector, grid_affine, working_grid
 from medgen.training import Randomness, Training
 
-_VESSELS = 95.0  # percentile above which a voxel may be the centre of a patch on a vessel
-_TISSUE = (20.0, 80.0)  # percentiles between which the other negative patches are centred
-_DRAWN = 50_000  # voxels of a volume, from which the centres in tissue are taken
 _THRESHOLDS = (0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of the validation's FROC
 _GAMMA, _ALPHA = 2.0, 0.25  # of the focal loss
 
 
-def _paper(value: Any, description: str, unit: str | None = None, **more: Any) -> Any:
-    """A setting whose default is the paper's value. more: limits, and marks for `json_schema_extra`."""
-    marks = {key: more.pop(key) for key in ("memory",) if key in more}
-    extra = {"paper": value, **({"unit": unit} if unit else {}), **marks}
-    return Field(value, description=description, json_schema_extra=extra, **more)
-
-
-class TrainConfig(Config):
+class TrainConfig(PatchConfig):
     """How to train. Defaults are the paper's."""
 
-    voxel: float = _paper(0.4, "Voxel worked at", "mm", ge=0.1, le=2)
-    patch: int = _paper(48, "Side of a patch", "voxel", ge=16, le=128, multiple_of=8, **lowers_memory())
-    width: int = _paper(32, "Channels that the network's first convolution gives out", ge=2, le=64, **lowers_memory())
-    duplicates: int = _paper(50, "Patches made of each aneurysm", ge=1, le=1000)
-    distortion: float = _paper(
-        4.0, "How far a lattice's knot moves along each axis; 0: no distortion", "mm", ge=0, le=20
-    )
-    vessel_patches: int = _paper(100, "Patches of a volume centred on its brightest voxels", ge=1, le=10_000)
-    tissue_patches: int = _paper(
-        100, "Patches of a volume centred between the 20th and 80th percentiles", ge=1, le=10_000
-    )
-    apart: float = _paper(20.0, "Least distance of a negative patch's centre from any other", "mm", ge=0, le=200)
-    rotation: float = _paper(180.0, "Largest turn about each axis", "degree", ge=0, le=180)
-    shift: float = _paper(10.0, "Largest shift along each axis", "mm", ge=0, le=50)
-    loss: Literal["cross-entropy", "focal"] = _paper(
+    width: int = paper(32, "Channels that the network's first convolution gives out", ge=2, le=64, **lowers_memory())
+    loss: Literal["cross-entropy", "focal"] = paper(
         "cross-entropy", "Binary cross-entropy, or the focal loss of Lin et al."
     )
-    epochs: int = _paper(100, "How often every patch is seen", ge=1, le=100_000)
+    epochs: int = paper(100, "How often every patch is seen", ge=1, le=100_000)
     updates: int = Field(0, ge=0, le=10_000_000, description="Gradient updates; 0: as many as the epochs take")
-    batch_size: int = _paper(10, "Patches an update", ge=1, le=1000, **lowers_memory())
-    learning_rate: float = _paper(1e-4, "Adam's step size", gt=0, le=0.1)
-    schedule: Literal["constant", "cosine"] = _paper("constant", "Step size over the training")
+    batch_size: int = paper(10, "Patches an update", ge=1, le=1000, **lowers_memory())
+    learning_rate: float = paper(1e-4, "Adam's step size", gt=0, le=0.1)
+    schedule: Literal["constant", "cosine"] = paper("constant", "Step size over the training")
     validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation patches")
 
 
@@ -125,63 +101,14 @@ class ApplyConfig(Config):
         description="Side of what is looked at at once; 0: a training patch",
         json_schema_extra={"unit": "voxel", **memory_window(24, 8, "patch")},
     )
-    margin: int = _paper(8, "Border of each window that does not count", "voxel", ge=0, le=64)
-    skip: float = _paper(
-        0.0, "Windows all darker than this percentile of the volume are skipped; 0: none", ge=0, le=100
-    )
+    margin: int = paper(8, "Border of each window that does not count", "voxel", ge=0, le=64)
+    skip: float = paper(0.0, "Windows all darker than this percentile of the volume are skipped; 0: none", ge=0, le=100)
 
 
 class Settings(Config):
     """What a model keeps beside its config: the percentile of its volume that the dimmest aneurysm reaches."""
 
     dimmest: float = Field(ge=0, le=100)
-
-
-# --- patches
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A patch to learn from: which volume, its middle (3,) RAS mm, its distortion."""
-
-    volume: int
-    centre: Vector
-    lattice: Lattice | None = None
-
-
-def choose_patches(
-    angiogram: MarkedVolume, number: int, config: TrainConfig, generator: np.random.Generator
-) -> list[Patch]:
-    """The patches of volume `number` (section 2.3): duplicates of each aneurysm's, then those on vessels, in tissue."""
-    centres = [sphere.centre for sphere in angiogram.lesions]
-    chosen = [
-        Patch(number, centre, draw_lattice(config.distortion, generator) if config.distortion else None)
-        for centre in centres
-        for _ in range(config.duplicates)
-    ]
-    low, high, bright = angiogram.percentiles(*_TISSUE, _VESSELS)
-    values = angiogram.data.flatten()
-    vessels = torch.nonzero(values >= bright)[:, 0]
-    vessels = vessels[torch.argsort(values[vessels].float(), descending=True, stable=True)]
-    drawn = torch.from_numpy(generator.integers(0, len(values), _DRAWN))
-    tissue = drawn[(values[drawn] >= low) & (values[drawn] <= high)]
-    for voxels, count in ((vessels, config.vessel_patches), (tissue, config.tissue_patches)):
-        index = np.stack(np.unravel_index(voxels.numpy(), tuple(angiogram.data.shape)), axis=1)
-        places = index @ angiogram.affine[:3, :3].T + angiogram.affine[:3, 3]
-        found = spaced(places, count, config.apart, centres)
-        chosen += [Patch(number, place) for place in found]
-        centres += found
-    return chosen
-
-
-def places_in(patch: Patch, config: TrainConfig, turn: Vector | None = None, shift: Vector | None = None) -> Vector:
-    """(side, side, side, 3) RAS mm of a patch's voxels: distorted, then turned (3, 3) and shifted (3,) mm."""
-    line = (np.arange(config.patch) - (config.patch - 1) / 2) * config.voxel
-    offsets = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1)
-    if patch.lattice is not None:
-        offsets += displacement(patch.lattice, config.patch)
-    offsets = offsets if turn is None else offsets @ turn.T
-    return offsets + patch.centre + (0.0 if shift is None else shift)
 
 
 # --- network and losses
