@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import os
 import sys
 import types
@@ -489,7 +490,7 @@ def test_every_operation_that_can_be_declared_has_its_widgets(
     panel = outer.self().panel
     for slug, entry in panel.entries.items():
         panel.method.combo.currentIndex = panel.method.slugs.index(slug)
-        assert entry["sentence"] in panel.method.card.text
+        assert html.escape(entry["sentence"]) in panel.method.card.text
         assert panel.parameters().text("source") == ""
         assert panel.train.button.visible == any(one["name"] == "train" for one in entry["operations"])
         for index, operation in enumerate(panel.others):
