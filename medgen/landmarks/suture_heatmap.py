@@ -198,8 +198,11 @@ def cut(pixels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def points_of(heatmap: Values, config: ApplyConfig) -> tuple[Values, Values]:
     """A map (h, w) in 0..1 -> points (n, 2) px and their scores (n,): the mean of the map over each blob."""
     numbers = blobs(heatmap, config.opening)
-    where = [np.argwhere(numbers == number) for number in range(1, numbers.max() + 1)]
-    where = [pixels for pixels in where if heatmap[tuple(pixels.T)].mean() >= config.least_score]
+    inside = np.argwhere(numbers)
+    of = numbers[numbers > 0]
+    ends = np.cumsum(np.bincount(of, minlength=1)[1:-1])
+    each = np.split(inside[np.argsort(of, kind="stable")], ends)
+    where = [pixels for pixels in each if len(pixels) and heatmap[tuple(pixels.T)].mean() >= config.least_score]
     if not where:
         return np.empty((0, 2)), np.empty(0)
     limit = config.cut_above * np.mean([len(pixels) for pixels in where])
