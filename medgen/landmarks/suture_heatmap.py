@@ -372,8 +372,7 @@ class SutureHeatmap(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pools -> a model; rows of the test split are left out."""
-        theatre, simulator = pointframes.read_pools(collection, config.size, run)
-        return Case({"model": self.fit(theatre, simulator, config, run)})
+        return Case({"model": self.fit(*pointframes.read_pools(collection, config.size, run), config, run)})
 
     def fit(
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
