@@ -358,7 +358,7 @@ class SutureCrossDomain(Method):
     needs = "Marked frames of the theatre; marked frames of a simulator help."
     limits = "The peak rule wants a usual number of sutures in a frame: set “fewest” and “most” to what yours have."
     phantoms = ("annulus",)
-    demo_cases = 80
+    demo_cases = 72
     operations = pointframes.operations(
         "Learn from marked frames of both domains.", TrainConfig,
         {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},

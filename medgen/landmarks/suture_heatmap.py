@@ -363,7 +363,7 @@ class SutureHeatmap(Method):
     needs = "Frames in which the point where each suture enters the tissue is marked; others of a simulator may help."
     limits = "Points closer than about their Gaussians become one or are cut in two at a guess; names are not learnt."
     phantoms = ("annulus",)
-    demo_cases = 80
+    demo_cases = 72
     operations = pointframes.operations(
         "Learn from marked frames and, translated, from those of a simulator.", TrainConfig,
         {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
