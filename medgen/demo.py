@@ -38,6 +38,8 @@ def run(slug: str, folder: Path, run: Run, tier: str, settings: dict[str, Any]) 
     made = execute.perform(method, train, config, run, folder / "model", collection=pools if pools.exists() else table)
     yield f"Model: {made[0][1]}"
     model = bundle.load(folder / "model", slug)
+    if phantom.domains:  # what is learnt is meant for the first of them
+        table = table.with_name(f"{phantom.domains[0]}.csv")
     rows = cohort.read_pool(table, Pool("cases", (*apply.inputs, *_references(apply.inputs, apply.outputs))))
     row = next((row for row in rows if row.split == "test"), rows[0])
     given = {role.name: row.files[role.name] for role in apply.inputs if role.name in row.files}

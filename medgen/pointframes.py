@@ -221,9 +221,10 @@ def read_cases(rows: Sequence[Row], run: Run) -> list[Case]:
     return cases
 
 
-def read_pools(collection: Collection, size: tuple[int, int], run: Run) -> list[list[PointFrame]]:
-    """The frames of each of `POOLS`, on canvases of one size; none of one that is not there."""
-    return [frames_of(read_cases(collection.rows(pool.name), run), size, run.log) for pool in POOLS]
+def read_pools(collection: Collection, size: tuple[int, int], run: Run) -> tuple[list[PointFrame], list[PointFrame]]:
+    """The frames of both of `POOLS`, on canvases of one size; none of one that is not there."""
+    first, second = (frames_of(read_cases(collection.rows(pool.name), run), size, run.log) for pool in POOLS)
+    return first, second
 
 
 def of_pools(cases: Sequence[Case], run: Run) -> list[list[PointFrame]]:

@@ -358,7 +358,7 @@ class SutureCrossDomain(Method):
     needs = "Marked frames of the theatre; marked frames of a simulator help."
     limits = "The peak rule wants a usual number of sutures in a frame: set “fewest” and “most” to what yours have."
     phantoms = ("annulus",)
-    demo_cases = 80
+    demo_cases = 72
     operations = pointframes.operations(
         "Learn from marked frames of both domains.", TrainConfig,
         {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
@@ -366,14 +366,13 @@ class SutureCrossDomain(Method):
     )  # fmt: skip
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
-        """The rows of the pools -> a model; rows of the test split are left out."""
-        theatre, simulator = pointframes.read_pools(collection, config.size, run)
-        return Case({"model": self.fit(theatre, simulator, config, run)})
+        """Both pools' rows but those of the test split -> a model of the theatre."""
+        return Case({"model": self.fit(*pointframes.read_pools(collection, config.size, run), config, run)})
 
     def fit(
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
     ) -> Model:
-        """Train on frames in memory."""
+        """By the chosen scheme, on frames in memory."""
         began = time.monotonic()
         fit = Fit(theatre, simulator, config, run)
         if not fit.simulator:
@@ -399,7 +398,7 @@ class SutureCrossDomain(Method):
         return Case({"points": pointframes.points_from(fitting.back(found), scores.clip(0, 1), image, "suture")})
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
-        """Sensitivity, precision and F1 of a frame, and the counts that give them over all points."""
+        """Table 2's measures of one frame, and the counts that give them over all points."""
         return pointframes.measures(result, reference)
 
     def estimate(

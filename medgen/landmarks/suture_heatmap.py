@@ -198,8 +198,11 @@ def cut(pixels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def points_of(heatmap: Values, config: ApplyConfig) -> tuple[Values, Values]:
     """A map (h, w) in 0..1 -> points (n, 2) px and their scores (n,): the mean of the map over each blob."""
     numbers = blobs(heatmap, config.opening)
-    where = [np.argwhere(numbers == number) for number in range(1, numbers.max() + 1)]
-    where = [pixels for pixels in where if heatmap[tuple(pixels.T)].mean() >= config.least_score]
+    inside = np.argwhere(numbers)
+    of = numbers[numbers > 0]
+    ends = np.cumsum(np.bincount(of, minlength=1)[1:-1])
+    each = np.split(inside[np.argsort(of, kind="stable")], ends)
+    where = [pixels for pixels in each if len(pixels) and heatmap[tuple(pixels.T)].mean() >= config.least_score]
     if not where:
         return np.empty((0, 2)), np.empty(0)
     limit = config.cut_above * np.mean([len(pixels) for pixels in where])
@@ -360,7 +363,7 @@ class SutureHeatmap(Method):
     needs = "Frames in which the point where each suture enters the tissue is marked; others of a simulator may help."
     limits = "Points closer than about their Gaussians become one or are cut in two at a guess; names are not learnt."
     phantoms = ("annulus",)
-    demo_cases = 80
+    demo_cases = 72
     operations = pointframes.operations(
         "Learn from marked frames and, translated, from those of a simulator.", TrainConfig,
         {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
@@ -369,8 +372,7 @@ class SutureHeatmap(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pools -> a model; rows of the test split are left out."""
-        theatre, simulator = pointframes.read_pools(collection, config.size, run)
-        return Case({"model": self.fit(theatre, simulator, config, run)})
+        return Case({"model": self.fit(*pointframes.read_pools(collection, config.size, run), config, run)})
 
     def fit(
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
