@@ -24,7 +24,7 @@ _TISSUE = (20.0, 80.0)  # percentiles between which the other negative patches a
 _DRAWN = 50_000  # voxels of a volume, from which the centres in tissue are taken
 
 
-def paper(value: Any, description: str, unit: str | None = None, **more: Any) -> Any:
+def paper_setting(value: Any, description: str, unit: str | None = None, **more: Any) -> Any:
     """A setting whose default is the paper's value. more: limits, and marks for `json_schema_extra`."""
     marks = {key: more.pop(key) for key in ("memory",) if key in more}
     extra = {"paper": value, **({"unit": unit} if unit else {}), **marks}
@@ -34,19 +34,19 @@ def paper(value: Any, description: str, unit: str | None = None, **more: Any) ->
 class PatchConfig(Config):
     """Which patches are made. Defaults are the paper's."""
 
-    voxel: float = paper(0.4, "Voxel worked at", "mm", ge=0.1, le=2)
-    patch: int = paper(48, "Side of a patch", "voxel", ge=16, le=128, multiple_of=8, **lowers_memory())
-    duplicates: int = paper(50, "Patches made of each aneurysm", ge=1, le=1000)
-    distortion: float = paper(
+    voxel: float = paper_setting(0.4, "Voxel worked at", "mm", ge=0.1, le=2)
+    patch: int = paper_setting(48, "Side of a patch", "voxel", ge=16, le=128, multiple_of=8, **lowers_memory())
+    duplicates: int = paper_setting(50, "Patches made of each aneurysm", ge=1, le=1000)
+    distortion: float = paper_setting(
         4.0, "How far a lattice's knot moves along each axis; 0: no distortion", "mm", ge=0, le=20
     )
-    vessel_patches: int = paper(100, "Patches of a volume centred on its brightest voxels", ge=1, le=10_000)
-    tissue_patches: int = paper(
+    vessel_patches: int = paper_setting(100, "Patches of a volume centred on its brightest voxels", ge=1, le=10_000)
+    tissue_patches: int = paper_setting(
         100, "Patches of a volume centred between the 20th and 80th percentiles", ge=1, le=10_000
     )
-    apart: float = paper(20.0, "Least distance of a negative patch's centre from any other", "mm", ge=0, le=200)
-    rotation: float = paper(180.0, "Largest turn about each axis", "degree", ge=0, le=180)
-    shift: float = paper(10.0, "Largest shift along each axis", "mm", ge=0, le=50)
+    apart: float = paper_setting(20.0, "Least distance of a negative patch's centre from any other", "mm", ge=0, le=200)
+    rotation: float = paper_setting(180.0, "Largest turn about each axis", "degree", ge=0, le=180)
+    shift: float = paper_setting(10.0, "Largest shift along each axis", "mm", ge=0, le=50)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,16 @@ def memory_window(least: int, step: int = 1, at_zero: str | None = None) -> dict
     return {"memory": {"role": "window", "least": least, "step": step, "at_zero": at_zero}}
 
 
+def paper(value: Any, unit: str | None = None) -> dict[str, Any]:
+    """Mark for a field's `json_schema_extra`: what the paper has, and the unit of it."""
+    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
+
+
+def unit(name: str) -> dict[str, Any]:
+    """Mark for a field's `json_schema_extra`: its unit."""
+    return {"unit": name}
+
+
 def lowers_memory() -> dict[str, Any]:
     """Mark for a field's `json_schema_extra`: a training that is out of memory names it as one to lower."""
     return {"memory": {"role": "lower"}}

@@ -26,7 +26,7 @@ from medgen.cohort import Collection, Row
 from medgen.errors import UserError
 from medgen.frames import frame_of
 from medgen.jobs import Run
-from medgen.method import Config, Kind, Operation, Pool, Role, lowers_memory
+from medgen.method import Config, Kind, Operation, Pool, Role, lowers_memory, paper
 from medgen.metrics.points import Matched, matched
 from medgen.nn.heatmaps import gaussians, together
 from medgen.training import Training
@@ -92,10 +92,6 @@ def points_from(found: Values, confidence: Sequence[float] | Values, image: Imag
 # --- settings that trainings on such frames share
 
 
-def _paper(value: Any, unit: str) -> dict[str, Any]:
-    return {"paper": value, "unit": unit}
-
-
 @dataclass(frozen=True)
 class Limits:
     """Of random changes: degrees of turning, share of the size, of a change of colours, brightness and contrast."""
@@ -110,10 +106,10 @@ class FrameConfig(Config):
 
     rows: int = Field(
         288, ge=32, le=2048, multiple_of=32, description="Height of the canvas that frames are fitted to",
-        json_schema_extra={**_paper(288, "px"), **lowers_memory()},
+        json_schema_extra={**paper(288, "px"), **lowers_memory()},
     )  # fmt: skip
     columns: int = Field(
-        512, ge=32, le=2048, multiple_of=32, description="Its width", json_schema_extra=_paper(512, "px")
+        512, ge=32, le=2048, multiple_of=32, description="Its width", json_schema_extra=paper(512, "px")
     )
     batch_size: int = Field(
         8, ge=2, le=256, description="Frames an update, of each kind", json_schema_extra=lowers_memory()

@@ -58,7 +58,7 @@ from medgen.case import Case, Image, Points
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.lesionpatches import Patch, PatchConfig, choose_patches, paper, places_in
+from medgen.lesionpatches import Patch, PatchConfig, choose_patches, paper_setting, places_in
 from medgen.lesions import MarkedVolume, check_marked, components, free_response, look_through, windows_over
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window
 from medgen.metrics import froc
@@ -75,15 +75,17 @@ _GAMMA, _ALPHA = 2.0, 0.25  # of the focal loss
 class TrainConfig(PatchConfig):
     """How to train. Defaults are the paper's."""
 
-    width: int = paper(32, "Channels that the network's first convolution gives out", ge=2, le=64, **lowers_memory())
-    loss: Literal["cross-entropy", "focal"] = paper(
+    width: int = paper_setting(
+        32, "Channels that the network's first convolution gives out", ge=2, le=64, **lowers_memory()
+    )
+    loss: Literal["cross-entropy", "focal"] = paper_setting(
         "cross-entropy", "Binary cross-entropy, or the focal loss of Lin et al."
     )
-    epochs: int = paper(100, "How often every patch is seen", ge=1, le=100_000)
+    epochs: int = paper_setting(100, "How often every patch is seen", ge=1, le=100_000)
     updates: int = Field(0, ge=0, le=10_000_000, description="Gradient updates; 0: as many as the epochs take")
-    batch_size: int = paper(10, "Patches an update", ge=1, le=1000, **lowers_memory())
-    learning_rate: float = paper(1e-4, "Adam's step size", gt=0, le=0.1)
-    schedule: Literal["constant", "cosine"] = paper("constant", "Step size over the training")
+    batch_size: int = paper_setting(10, "Patches an update", ge=1, le=1000, **lowers_memory())
+    learning_rate: float = paper_setting(1e-4, "Adam's step size", gt=0, le=0.1)
+    schedule: Literal["constant", "cosine"] = paper_setting("constant", "Step size over the training")
     validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation patches")
 
 
@@ -101,8 +103,10 @@ class ApplyConfig(Config):
         description="Side of what is looked at at once; 0: a training patch",
         json_schema_extra={"unit": "voxel", **memory_window(24, 8, "patch")},
     )
-    margin: int = paper(8, "Border of each window that does not count", "voxel", ge=0, le=64)
-    skip: float = paper(0.0, "Windows all darker than this percentile of the volume are skipped; 0: none", ge=0, le=100)
+    margin: int = paper_setting(8, "Border of each window that does not count", "voxel", ge=0, le=64)
+    skip: float = paper_setting(
+        0.0, "Windows all darker than this percentile of the volume are skipped; 0: none", ge=0, le=100
+    )
 
 
 class Settings(Config):

@@ -51,7 +51,7 @@ from medgen.case import Case, Image, Points
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, paper, unit
 from medgen.metrics import points as point_measures
 from medgen.nn.dag import DAG, Evolution
 from medgen.nn.hrnet import HRNet, joined
@@ -62,20 +62,12 @@ from medgen.training import EMA, Best, Randomness, Training
 FAILURE = 0.05  # of the image's width: a point farther off has failed (section 3)
 
 
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
-
-
-def _unit(unit: str) -> dict[str, Any]:
-    return {"unit": unit}
-
-
 class TrainConfig(Config):
     """How to train. Defaults are the paper's where it gives them."""
 
     size: int = Field(
         512, ge=32, le=2048, multiple_of=32, description="Side of the square that an image is brought to",
-        json_schema_extra={**_unit("px"), **lowers_memory()},
+        json_schema_extra={**unit("px"), **lowers_memory()},
     )  # fmt: skip
     backbone: Literal["hrnet", "hrnet-small"] = Field("hrnet", description="The CNN: HRNet, or its small form")
     width: int = Field(18, ge=2, le=64, description="Channels of HRNet's finest branch")
@@ -84,7 +76,7 @@ class TrainConfig(Config):
     iterations: int = Field(3, ge=1, le=10, description="Local GCNs in a row")
     margin: float = Field(
         0.02, ge=0, le=0.5, description="m of equation 1: global error that is put up with",
-        json_schema_extra=_unit("side"),
+        json_schema_extra=unit("side"),
     )  # fmt: skip
     local_weight: float = Field(1.0, ge=0, le=100, description="w1: weight of the local loss")
     js_weight: float = Field(
@@ -93,20 +85,20 @@ class TrainConfig(Config):
     smoothing: float = Field(0.99, ge=0, lt=1, description="alpha: how slowly the teacher follows (equation 4)")
     noise: float = Field(
         0.02, ge=0, le=2, description="Gaussian noise on the student's images",
-        json_schema_extra=_unit("standard deviation"),
+        json_schema_extra=unit("standard deviation"),
     )  # fmt: skip
     ratio: int = Field(
         100, ge=1, le=10_000, description="R: batches of unmarked images for one of marked",
-        json_schema_extra=_paper(100),
+        json_schema_extra=paper(100),
     )  # fmt: skip
     batch_size: int = Field(8, ge=1, le=256, description="Images an update", json_schema_extra=lowers_memory())
     pretrain_updates: int = Field(10_000, ge=1, le=1_000_000, description="Updates on the marked images alone")
     updates: int = Field(50_000, ge=0, le=1_000_000, description="Updates of the student; 0: the supervised DAG")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size on the marked images alone")
     student_rate: float = Field(3e-4, gt=0, le=1, description="Adam's step size for the student")
-    rotation: float = Field(15.0, ge=0, le=180, description="Largest random turn", json_schema_extra=_unit("degree"))
+    rotation: float = Field(15.0, ge=0, le=180, description="Largest random turn", json_schema_extra=unit("degree"))
     scale: float = Field(0.15, ge=0, le=0.9, description="Largest random change of size, as a share")
-    translation: float = Field(0.06, ge=0, le=0.5, description="Largest random shift", json_schema_extra=_unit("side"))
+    translation: float = Field(0.06, ge=0, le=0.5, description="Largest random shift", json_schema_extra=unit("side"))
     contrast: float = Field(0.3, ge=0, le=0.9, description="Largest random change of contrast and brightness")
     validate_every: int = Field(500, ge=1, le=100_000, description="Updates between looks at the validation images")
 
@@ -131,7 +123,7 @@ class ApplyConfig(Config):
         8, ge=0, le=100, description="Slightly moved images that a point's confidence is taken from; 0: no confidence"
     )
     least_confidence: float = Field(
-        0.0, ge=0, le=1, description="Points below it are not placed", json_schema_extra=_paper(0.0)
+        0.0, ge=0, le=1, description="Points below it are not placed", json_schema_extra=paper(0.0)
     )
 
 

@@ -71,7 +71,7 @@ from medgen.marked import (
     choose_voxel,
     make_reference,
 )
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, paper, unit
 from medgen.metrics import points as point_measures
 from medgen.pace import seconds_an_update
 from medgen.patches import Intensity, Vector, Volume, barycentre, fullest_window, second_moments, working_grid
@@ -81,43 +81,35 @@ _JOINT = 0.5**3  # joint probability of a voxel that all three views are even ab
 _BALL = 6  # voxels: radius of the ball in which a point's confidence is measured
 
 
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
-
-
-def _unit(unit: str) -> dict[str, Any]:
-    return {"unit": unit}
-
-
 class TrainConfig(Config):
     """How to train. Defaults are the paper's where it gives them."""
 
     patch: int = Field(
         100, ge=24, le=400, multiple_of=2, description="Side of a slice and of the registered patch",
-        json_schema_extra={**_paper(100, "px"), **lowers_memory()},
+        json_schema_extra={**paper(100, "px"), **lowers_memory()},
     )  # fmt: skip
     voxel: float = Field(
         0.0, ge=0, le=20, description="Voxel worked at; 0: the finest whose patch holds structure and landmarks",
-        json_schema_extra=_unit("mm"),
+        json_schema_extra=unit("mm"),
     )  # fmt: skip
     width: int = Field(
-        64, ge=2, le=128, description="Channels of the network's full-size level", json_schema_extra=_paper(64)
+        64, ge=2, le=128, description="Channels of the network's full-size level", json_schema_extra=paper(64)
     )
     rotation: float = Field(
-        180.0, ge=0, le=180, description="Delta R: largest turn about each axis", json_schema_extra=_unit("degree")
+        180.0, ge=0, le=180, description="Delta R: largest turn about each axis", json_schema_extra=unit("degree")
     )
     translation: float = Field(
-        10.0, ge=0, le=400, description="Delta T: largest shift along each axis", json_schema_extra=_unit("px")
+        10.0, ge=0, le=400, description="Delta T: largest shift along each axis", json_schema_extra=unit("px")
     )
     slices: int = Field(99, ge=3, le=999, multiple_of=3, description="K: slices of each transformed volume")
     near_share: float = Field(
-        0.0, ge=0, le=1, description="Share of them placed to cross the structure", json_schema_extra=_paper(0.0)
+        0.0, ge=0, le=1, description="Share of them placed to cross the structure", json_schema_extra=paper(0.0)
     )
     batch_size: int = Field(9, ge=1, le=999, description="Slices an update", json_schema_extra=lowers_memory())
     transforms: int = Field(1000, ge=1, le=100_000, description="Most random transforms, if the loss keeps falling")
     learning_rate: float = Field(
         0.1, gt=0, le=1, description="Adam's first step size; 0.1 kills the units of most trainings, 0.001 does not",
-        json_schema_extra=_paper(0.1),
+        json_schema_extra=paper(0.1),
     )  # fmt: skip
     halved_after: int = Field(
         100, ge=1, le=100_000, description="Transforms after which the step size is half the first"
@@ -127,29 +119,29 @@ class TrainConfig(Config):
         ge=0,
         lt=1,
         description="Decay of the running mean of the weights; 0: no mean",
-        json_schema_extra=_paper(0.0),
+        json_schema_extra=paper(0.0),
     )
     validate_every: int = Field(
-        1, ge=1, le=10_000, description="Transforms between looks at the validation volume", json_schema_extra=_paper(1)
+        1, ge=1, le=10_000, description="Transforms between looks at the validation volume", json_schema_extra=paper(1)
     )
     validation_stride: int = Field(
-        1, ge=1, le=50, description="Look at every n-th validation slice", json_schema_extra=_paper(1)
+        1, ge=1, le=50, description="Look at every n-th validation slice", json_schema_extra=paper(1)
     )
     patience: int = Field(
         0,
         ge=0,
         le=1000,
         description="Looks in a row without a lower loss that are put up with",
-        json_schema_extra=_paper(0),
+        json_schema_extra=paper(0),
     )
     intensity: Literal["volume", "reference"] = Field(
         "volume", description="Scale each volume by its own intensities, or all by the reference's (CT in HU)"
     )
     contrast: float = Field(
-        0.0, ge=0, le=1, description="Largest random change of contrast and brightness", json_schema_extra=_paper(0.0)
+        0.0, ge=0, le=1, description="Largest random change of contrast and brightness", json_schema_extra=paper(0.0)
     )
     vicinity: float = Field(
-        10.0, ge=0, le=500, description="How far from the structure a landmark may lie", json_schema_extra=_unit("mm")
+        10.0, ge=0, le=500, description="How far from the structure a landmark may lie", json_schema_extra=unit("mm")
     )
 
 
@@ -168,14 +160,14 @@ class ApplyConfig(Config):
 
     start: Literal["structure", "rigid", "centre-of-mass"] = Field(
         "structure", description="Find the structure first; or register only, as the volumes lie or their centres",
-        json_schema_extra=_paper("structure"),
+        json_schema_extra=paper("structure"),
     )  # fmt: skip
     epsilon: float = Field(
-        1.0, gt=0, le=100, description="The search ends when the centre moves less", json_schema_extra=_paper(1.0, "mm")
+        1.0, gt=0, le=100, description="The search ends when the centre moves less", json_schema_extra=paper(1.0, "mm")
     )
     max_iterations: int = Field(10, ge=1, le=100, description="Most crops that are looked at")
     search_stride: int = Field(
-        1, ge=1, le=10, description="Look at every n-th slice of the whole volume at first", json_schema_extra=_paper(1)
+        1, ge=1, le=10, description="Look at every n-th slice of the whole volume at first", json_schema_extra=paper(1)
     )
     rigid_iterations: int = Field(60, ge=1, le=1000, description="Most steps of the rigid registration at a level")
     demons_iterations: int = Field(
@@ -189,7 +181,7 @@ class ApplyConfig(Config):
         gt=0,
         le=10,
         description="Standard deviation that smooths the demons' field",
-        json_schema_extra=_unit("voxel"),
+        json_schema_extra=unit("voxel"),
     )
     least_mass: float = Field(
         0.2, ge=0, le=1, description="Share of the reference's joint probability that the structure must reach"

@@ -53,7 +53,7 @@ from medgen.case import Case, Image
 from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Method, Operation
+from medgen.method import Config, Estimate, Method, Operation, paper
 from medgen.nn.cyclegan import PatchGAN
 from medgen.nn.deeplab import DeepLabv3Plus
 from medgen.nn.heatmaps import peaks
@@ -65,54 +65,50 @@ from medgen.training import Best, Randomness, Training
 Values = NDArray[np.float64]
 
 
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
-
-
 class TrainConfig(FrameConfig):
     """How to train. Defaults are the paper's where it gives them."""
 
     backbone: Literal["hrnet", "hrnet-small", "deeplabv3+", "deeplabv3+-small"] = Field(
-        "hrnet", description="HRNet, DeepLabv3+ (on ResNet-50), or a small form", json_schema_extra=_paper("hrnet")
+        "hrnet", description="HRNet, DeepLabv3+ (on ResNet-50), or a small form", json_schema_extra=paper("hrnet")
     )
     hrnet_width: int = Field(32, ge=2, le=64, description="Channels of HRNet's finest branch")
     resnet_width: int = Field(64, ge=8, le=128, multiple_of=8, description="Channels of DeepLab's first stage")
     features: int = Field(256, ge=4, le=1024, description="Channels of the features in front of the head")
     sigma: float = Field(
-        5.0, gt=0, le=50, description="Standard deviation of a point's Gaussian", json_schema_extra=_paper(5.0, "px")
+        5.0, gt=0, le=50, description="Standard deviation of a point's Gaussian", json_schema_extra=paper(5.0, "px")
     )
-    radius: float = Field(24.0, gt=0, le=200, description="Where it ends", json_schema_extra=_paper(24.0, "px"))
+    radius: float = Field(24.0, gt=0, le=200, description="Where it ends", json_schema_extra=paper(24.0, "px"))
     scheme: Literal["joint", "adversarial", "collaborative"] = Field(
-        "joint", description="How the simulator's frames take part", json_schema_extra=_paper("joint")
+        "joint", description="How the simulator's frames take part", json_schema_extra=paper("joint")
     )
     simulator_weight: float = Field(
         1.0, ge=0, le=1, description="lambda_sim: weight of their error; 0: the theatre alone",
-        json_schema_extra=_paper(1.0),
+        json_schema_extra=paper(1.0),
     )  # fmt: skip
     adversary_weight: float = Field(
-        1.0, ge=0, le=100, description="lambda_adv: weight of passing for the theatre", json_schema_extra=_paper(1.0)
+        1.0, ge=0, le=100, description="lambda_adv: weight of passing for the theatre", json_schema_extra=paper(1.0)
     )
     adversary_width: int = Field(64, ge=4, le=128, description="Channels of the discriminator's first layer")
     adversary_rate: float = Field(
-        1e-5, gt=0, le=1, description="Adam's step size for it", json_schema_extra=_paper(1e-5)
+        1e-5, gt=0, le=1, description="Adam's step size for it", json_schema_extra=paper(1e-5)
     )
     divergence_weight: float = Field(
         0.1, ge=0, le=100, description="lambda_KL: weight of what the other network teaches",
-        json_schema_extra=_paper(0.1),
+        json_schema_extra=paper(0.1),
     )  # fmt: skip
     divergence: Literal["bernoulli", "printed"] = Field(
         "bernoulli", description="Both terms of the divergence of two sigmoids, or equation 6 as printed",
-        json_schema_extra=_paper("printed"),
+        json_schema_extra=paper("printed"),
     )  # fmt: skip
     updates: int = Field(50_000, ge=1, le=1_000_000, description="Updates of the network")
     optimiser: Literal["sgd", "adam"] = Field(
-        "sgd", description="SGD with momentum 0.9, or Adam", json_schema_extra=_paper("sgd")
+        "sgd", description="SGD with momentum 0.9, or Adam", json_schema_extra=paper("sgd")
     )
     learning_rate: float = Field(
         5e-5, gt=0, le=1, description="Step size (paper: 1e-5 in the schemes that are not joint)",
-        json_schema_extra=_paper(5e-5),
+        json_schema_extra=paper(5e-5),
     )  # fmt: skip
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="Weight decay", json_schema_extra=_paper(1e-4))
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Weight decay", json_schema_extra=paper(1e-4))
 
 
 class ApplyConfig(Config):
@@ -122,16 +118,16 @@ class ApplyConfig(Config):
         5, ge=3, le=99, description="A peak is the highest in a window so wide", json_schema_extra={"unit": "px"}
     )
     least_score: float = Field(
-        0.1, ge=0, le=1, description="Score from which on peaks are points", json_schema_extra=_paper(0.1)
+        0.1, ge=0, le=1, description="Score from which on peaks are points", json_schema_extra=paper(0.1)
     )
     fewest: int = Field(
         4, ge=0, le=100, description="So many of the best peaks are points whatever their score (first rule: 10)",
-        json_schema_extra=_paper(4),
+        json_schema_extra=paper(4),
     )  # fmt: skip
     most: int = Field(
-        10, ge=1, le=1000, description="At most so many are points (first rule: 30)", json_schema_extra=_paper(10)
+        10, ge=1, le=1000, description="At most so many are points (first rule: 30)", json_schema_extra=paper(10)
     )
-    floor: float = Field(0.03, ge=0, le=1, description="No peak below it is a point", json_schema_extra=_paper(0))
+    floor: float = Field(0.03, ge=0, le=1, description="No peak below it is a point", json_schema_extra=paper(0))
 
 
 FIRST_RULE = {"fewest": 10, "most": 30}

@@ -36,7 +36,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,17 +52,13 @@ from medgen.case import Case, Image
 from medgen.cohort import Collection
 from medgen.cyclegan import CycleGAN, Recipe, random_pieces
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Method, Operation, lowers_memory
+from medgen.method import Config, Estimate, Method, Operation, lowers_memory, paper
 from medgen.nn.resnet import ResNet
 from medgen.pace import seconds_an_update
 from medgen.pointframes import FrameConfig, PointFrame, marked_frames, normalised
 from medgen.training import Best, Randomness, Training
 
 Values = NDArray[np.float64]
-
-
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
 
 
 class TrainConfig(FrameConfig):
@@ -72,16 +68,16 @@ class TrainConfig(FrameConfig):
     width: int = Field(64, ge=8, le=128, multiple_of=8, description="Channels of the encoder's first layer")
     decoder_width: int = Field(
         16, ge=2, le=128, description="Channels of the decoder's last block; each before it has twice as many",
-        json_schema_extra=_paper(16),
+        json_schema_extra=paper(16),
     )  # fmt: skip
     sigma: float = Field(
         3.0, gt=0, le=50, description="Standard deviation of a point's Gaussian", json_schema_extra={"unit": "px"}
     )
     simulator: Literal["translated", "joined", "left out"] = Field(
-        "translated", description="What becomes of the simulator's frames", json_schema_extra=_paper("translated")
+        "translated", description="What becomes of the simulator's frames", json_schema_extra=paper("translated")
     )
     rotation: float = Field(
-        40.0, ge=0, le=180, description="Largest random turn", json_schema_extra=_paper(40.0, "degree")
+        40.0, ge=0, le=180, description="Largest random turn", json_schema_extra=paper(40.0, "degree")
     )
     simulator_share: float = Field(
         0.5, ge=0, le=1, description="Share of the frames an update sees that are the simulator's, where they take part"
@@ -118,14 +114,14 @@ class ApplyConfig(Config):
     )  # fmt: skip
     cut_above: float = Field(
         1.0, ge=0.5, le=100, description="Blobs larger than so many times the mean blob are cut in two",
-        json_schema_extra=_paper(1.0),
+        json_schema_extra=paper(1.0),
     )  # fmt: skip
     least_score: float = Field(
         0.4,
         ge=0,
         le=1,
         description="Blobs whose mean in the heatmap is lower are left out",
-        json_schema_extra=_paper(0),
+        json_schema_extra=paper(0),
     )
 
 

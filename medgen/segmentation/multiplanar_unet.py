@@ -65,7 +65,7 @@ from medgen.errors import UserError
 from medgen.geometry import plane_in_grid
 from medgen.io import MAX_LABEL, MAX_SEGMENTS
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, paper
 from medgen.metrics.overlap import dice, mean_dice
 from medgen.nn.unet import UNet, parameter_count
 from medgen.pace import seconds_an_update
@@ -89,10 +89,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 _WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # tried for the interpolation, per 2 voxels of signed distance
 
 
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
-
-
 class TrainConfig(Config):
     """How to train. Defaults are the paper's."""
 
@@ -107,22 +103,22 @@ class TrainConfig(Config):
     )
     training_planes: int = Field(
         512, ge=0, le=100_000, description="n_t: random planes that cut the annotated ones; 0: those themselves",
-        json_schema_extra=_paper(512),
+        json_schema_extra=paper(512),
     )  # fmt: skip
-    updates: int = Field(22400, ge=1, le=1_000_000, description="Gradient updates", json_schema_extra=_paper(22400))
+    updates: int = Field(22400, ge=1, le=1_000_000, description="Gradient updates", json_schema_extra=paper(22400))
     batch_size: int = Field(
         4,
         ge=1,
         le=256,
         description="Planes an update (3D patches: one in four of them)",
-        json_schema_extra={**_paper(4), **lowers_memory()},
+        json_schema_extra={**paper(4), **lowers_memory()},
     )
     base_width: int = Field(
         64,
         ge=4,
         le=128,
         description="Channels of the network's first level",
-        json_schema_extra={**_paper(64), **lowers_memory()},
+        json_schema_extra={**paper(64), **lowers_memory()},
     )
     window: int = Field(
         256, ge=16, le=1024, multiple_of=16, description="Side of a training plane",
@@ -135,7 +131,7 @@ class TrainConfig(Config):
         le=256,
         multiple_of=8,
         description="Side of a 3D U-Net's patch",
-        json_schema_extra=_paper(64, "voxel"),
+        json_schema_extra=paper(64, "voxel"),
     )
     max_voxels: int = Field(
         64_000_000,
@@ -144,29 +140,29 @@ class TrainConfig(Config):
         description="Most voxels of the isotropic grid that is worked on",
         json_schema_extra=lowers_memory(),
     )
-    learning_rate: float = Field(1e-5, gt=0, le=0.1, description="Adam's step size", json_schema_extra=_paper(1e-5))
+    learning_rate: float = Field(1e-5, gt=0, le=0.1, description="Adam's step size", json_schema_extra=paper(1e-5))
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="Step size over the training", json_schema_extra=_paper("constant")
+        "constant", description="Step size over the training", json_schema_extra=paper("constant")
     )
     ema: float = Field(0.0, ge=0, lt=1, description="Decay of the running mean of the weights; 0: no mean")
     validation_share: float = Field(
-        1 / 3, ge=0, le=0.5, description="Share of the annotated planes held out", json_schema_extra=_paper(1 / 3)
+        1 / 3, ge=0, le=0.5, description="Share of the annotated planes held out", json_schema_extra=paper(1 / 3)
     )
     validate_every: int = Field(400, ge=1, le=1_000_000, description="Updates between looks at the held-out planes")
     refit: float = Field(
         0.0, ge=0, lt=1, description="Share of the updates, at the end, that learn from the held-out planes too"
     )
     annotated_share: float = Field(
-        0.0, ge=0, le=1, description="Share of a batch that shows annotated planes", json_schema_extra=_paper(0.0)
+        0.0, ge=0, le=1, description="Share of a batch that shows annotated planes", json_schema_extra=paper(0.0)
     )
     axis_share: float = Field(
-        0.0, ge=0, le=1, description="Share of training planes that lie across an axis", json_schema_extra=_paper(0.0)
+        0.0, ge=0, le=1, description="Share of training planes that lie across an axis", json_schema_extra=paper(0.0)
     )
     foreground_share: float = Field(0.0, ge=0, le=1, description="Share of planes placed on a drawn structure")
     far_background: float = Field(
         0.0, ge=0, le=1, description="Weight of background far from everything drawn; one volume only"
     )
-    flips: bool = Field(True, description="Mirror planes at random", json_schema_extra=_paper(True))
+    flips: bool = Field(True, description="Mirror planes at random", json_schema_extra=paper(True))
     rotation: float = Field(
         180.0, ge=0, le=180, description="Largest turn of a plane in itself", json_schema_extra={"unit": "degree"}
     )
@@ -213,13 +209,13 @@ class ApplyConfig(Config):
     """How to predict."""
 
     orientations: int = Field(
-        3, ge=1, le=32, description="K: directions the volume is predicted from", json_schema_extra=_paper(3)
+        3, ge=1, le=32, description="K: directions the volume is predicted from", json_schema_extra=paper(3)
     )
     directions: Literal["axes", "random"] = Field(
-        "axes", description="Volume axes first, then random ones; or all random", json_schema_extra=_paper("random")
+        "axes", description="Volume axes first, then random ones; or all random", json_schema_extra=paper("random")
     )
     threshold: float = Field(
-        0.5, gt=0, lt=1, description="Probability from which a voxel is inside", json_schema_extra=_paper(0.5)
+        0.5, gt=0, lt=1, description="Probability from which a voxel is inside", json_schema_extra=paper(0.5)
     )
     islands: Literal["drop", "keep"] = Field("drop", description="Pieces that no drawn slice touches")
     keep_drawn: bool = Field(True, description="Give drawn slices back as they were drawn")

@@ -50,7 +50,7 @@ from medgen.errors import UserError
 from medgen.geometry import WorkingGrid, sample_linear
 from medgen.hounsfield import check_ct, check_not_ct, check_one_channel, tissues
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window, paper
 from medgen.metrics import images
 from medgen.metrics.overlap import dice
 from medgen.nn.fcnet import FCNet
@@ -71,21 +71,17 @@ _WINDOWS = 2  # run at once: one small window alone takes torch's slow path on C
 _LEAST_COVERED = 0.25  # share of an MR that its CT must cover
 
 
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
-
-
 class TrainConfig(Config):
     """How to train. Defaults are the paper's."""
 
-    base: Base = Field("u-net", description="3D network under the decomposition", json_schema_extra=_paper("u-net"))
+    base: Base = Field("u-net", description="3D network under the decomposition", json_schema_extra=paper("u-net"))
     supervision: Literal["frequency", "plain"] = Field(
         "frequency",
         description="Frequency-supervised, or the base network alone",
-        json_schema_extra=_paper("frequency"),
+        json_schema_extra=paper("frequency"),
     )
     adversarial: bool = Field(
-        True, description="Second stage with a discriminator (on high frequencies)", json_schema_extra=_paper(True)
+        True, description="Second stage with a discriminator (on high frequencies)", json_schema_extra=paper(True)
     )
     width: int = Field(
         32,
@@ -93,14 +89,14 @@ class TrainConfig(Config):
         le=128,
         multiple_of=2,
         description="C: channels the base network gives",
-        json_schema_extra={**_paper(32), **lowers_memory()},
+        json_schema_extra={**paper(32), **lowers_memory()},
     )
     kernel: int = Field(
         13,
         ge=3,
         le=63,
         description="k: length of the refinement's convolutions, odd",
-        json_schema_extra=_paper(13, "voxel"),
+        json_schema_extra=paper(13, "voxel"),
     )
     voxel: float = Field(
         1.0, ge=0.2, le=10, description="Voxel size of the isotropic grid worked on", json_schema_extra={"unit": "mm"}
@@ -108,35 +104,35 @@ class TrainConfig(Config):
     low_pass: Literal["gaussian", "box"] = Field(
         "gaussian",
         description="Low-pass that parts CT frequencies; box: 16 voxels",
-        json_schema_extra=_paper("gaussian"),
+        json_schema_extra=paper("gaussian"),
     )
-    sigma: float = Field(15.0, gt=0, le=100, description="Width of the Gaussian", json_schema_extra=_paper(15.0, "mm"))
+    sigma: float = Field(15.0, gt=0, le=100, description="Width of the Gaussian", json_schema_extra=paper(15.0, "mm"))
     crop: int = Field(
         64, ge=24, le=256, multiple_of=8, description="Side of a training crop",
-        json_schema_extra={**_paper(64, "voxel"), **lowers_memory()},
+        json_schema_extra={**paper(64, "voxel"), **lowers_memory()},
     )  # fmt: skip
     batch_size: int = Field(
-        1, ge=1, le=64, description="Crops an update", json_schema_extra={**_paper(1), **lowers_memory()}
+        1, ge=1, le=64, description="Crops an update", json_schema_extra={**paper(1), **lowers_memory()}
     )
     updates: int = Field(
         180_000, ge=1, le=10**7, description="Updates of the generator (paper: 5000 epochs of 36 pairs)",
-        json_schema_extra=_paper(180_000),
+        json_schema_extra=paper(180_000),
     )  # fmt: skip
     pretraining: float = Field(1 / 6, ge=0, lt=1, description="Share of the updates before the discriminator joins")
     adversarial_weight: float = Field(0.001, gt=0, le=10, description="Of the discriminator in the generator's loss")
-    learning_rate: float = Field(1e-3, gt=0, le=0.1, description="Adam's step size", json_schema_extra=_paper(1e-3))
+    learning_rate: float = Field(1e-3, gt=0, le=0.1, description="Adam's step size", json_schema_extra=paper(1e-3))
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="Step size over the training", json_schema_extra=_paper("constant")
+        "constant", description="Step size over the training", json_schema_extra=paper("constant")
     )
     rotation: float = Field(
-        10.0, ge=0, le=180, description="Largest turn about the z axis", json_schema_extra=_paper(10.0, "degree")
+        10.0, ge=0, le=180, description="Largest turn about the z axis", json_schema_extra=paper(10.0, "degree")
     )
     rotation_share: float = Field(0.35, ge=0, le=1, description="Share of crops that are turned")
     lowest: float = Field(
-        LOWEST_HU, ge=-2000, le=0, description="CT value taken as 0", json_schema_extra=_paper(LOWEST_HU, "HU")
+        LOWEST_HU, ge=-2000, le=0, description="CT value taken as 0", json_schema_extra=paper(LOWEST_HU, "HU")
     )
     highest: float = Field(
-        HIGHEST_HU, ge=100, le=32000, description="CT value taken as 1", json_schema_extra=_paper(HIGHEST_HU, "HU")
+        HIGHEST_HU, ge=100, le=32000, description="CT value taken as 1", json_schema_extra=paper(HIGHEST_HU, "HU")
     )
     validate_every: int = Field(2000, ge=1, le=10**7, description="Updates between looks at the validation pairs")
 
@@ -181,13 +177,13 @@ class ApplyConfig(Config):
 
     window: int = Field(
         0, ge=0, le=512, multiple_of=8, description="Side of a window; 0: of the training's crops",
-        json_schema_extra={**_paper(64, "voxel"), **memory_window(LEAST_WINDOW, 8, at_zero="crop")},
+        json_schema_extra={**paper(64, "voxel"), **memory_window(LEAST_WINDOW, 8, at_zero="crop")},
     )  # fmt: skip
     overlap: float = Field(0.5, ge=0, lt=0.95, description="Share of a window that the next one sees too")
     blend: Blend = Field(
         "mean",
         description="Windows count alike where they overlap, or by their distance from the centre: fewer seams",
-        json_schema_extra=_paper("mean"),
+        json_schema_extra=paper("mean"),
     )
     fast: bool = Field(
         False,
