@@ -93,19 +93,25 @@ TOOLS: dict[str, tuple[Part, ...]] = {
 
 
 def make(
-    seed: int, size: tuple[int, ...] = (512, 288), most_tools: int = 2, head: bool = False, noise: float = 1.0
+    seed: int,
+    size: tuple[int, ...] = (512, 288),
+    most_tools: int = 2,
+    head: bool = False,
+    noise: float = 1.0,
+    kinds: Sequence[str] = tuple(TOOLS),
 ) -> dict[str, Any]:
     """One frame: "image" (8-bit red, green, blue), "boxes" (content of a .mrk.json with a ROI for each tool).
 
     size: pixels across and down (what follows is ignored). most_tools: at most so many at once, of different kinds.
     head: boxes hold what lies in front of the handle alone (the second of the paper's two set-ups), not the whole tool.
-    noise: its strength. Raises ValueError for fewer than 16 pixels along an edge or more tools than there are kinds.
+    noise: its strength. kinds: those of `TOOLS` that are used. Raises ValueError for fewer than 16 pixels along an
+    edge or more tools than there are kinds.
     """
     columns, rows = size[:2]
     if min(columns, rows) < 16:
         raise ValueError("a frame needs 16 pixels or more along each edge")
-    if not 0 <= most_tools <= len(TOOLS):
-        raise ValueError(f"there are {len(TOOLS)} kinds of tools, so 0 to {len(TOOLS)} can be shown")
+    if not 0 <= most_tools <= len(kinds):
+        raise ValueError(f"there are {len(kinds)} kinds of tools, so 0 to {len(kinds)} can be shown")
     look, tools, camera = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(3))
     pixel = 1.0 / rows
     x, y = np.meshgrid(
@@ -115,7 +121,7 @@ def make(
     eye = Eye.drawn(look)
     canvas = eye.paint(x, y, pixel, look)
     count = 0 if most_tools == 0 or tools.uniform() < 0.12 else int(tools.integers(1, most_tools + 1))
-    names = [str(name) for name in tools.permutation(list(TOOLS))[:count]]
+    names = [str(name) for name in tools.permutation(list(kinds))[:count]]
     shown: list[tuple[str, NDArray[np.bool_]]] = []
     for name in names:
         covered, part = draw_tool(canvas, TOOLS[name], x, y, pixel, eye, tools)

@@ -23,7 +23,7 @@ from medgen.nn.detector import Detector
 from medgen.phantoms import cataract
 from medgen.phantoms.cohort import subject_seed
 
-CLASSES = sorted(cataract.TOOLS)
+CLASSES = ["hydrodissection cannula", "lens injector", "phacoemulsifier handpiece"]
 WAYS: dict[str, dict[str, Any]] = {
     "SSL": {"confidence": 0.5, "strong_augmentation": False},
     "SSL + HC": {"confidence": 0.9, "strong_augmentation": False},
@@ -68,7 +68,8 @@ def _frames(seed: int, settings: dict[str, Any]) -> tuple[list[Frame], list[Fram
     """Frames to learn from, the first of them labelled, and frames to measure on."""
     counts = [settings[name] for name in ("labelled", "unlabelled", "held_out")]
     made = [
-        _frame(cataract.make(subject_seed(seed, number), size=tuple(settings["size"]))) for number in range(sum(counts))
+        _frame(cataract.make(subject_seed(seed, number), size=tuple(settings["size"]), kinds=CLASSES))
+        for number in range(sum(counts))
     ]
     for frame in made[counts[0] : counts[0] + counts[1]]:
         frame.boxes, frame.classes, frame.labelled = frame.boxes[:0], frame.classes[:0], False
