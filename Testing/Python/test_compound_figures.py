@@ -21,21 +21,12 @@ from medgen.errors import Cancelled, UserError
 from medgen.frames import Frame, boxes_from, look
 from medgen.jobs import Event, Run
 from medgen.landmarks import compound_figures
-from medgen.landmarks.compound_figures import (
-    CompoundFigures,
-    Single,
-    TrainConfig,
-    boxed,
-    make_network,
-    side_loss,
-    simulated,
-    singles_of,
-    total_loss,
-)
+from medgen.landmarks.compound_figures import CompoundFigures, TrainConfig, boxed, make_network, side_loss, total_loss
 from medgen.nn import one_stage
 from medgen.nn.detector import Targets
 from medgen.nn.one_stage import complete_iou, losses_of, matched
 from medgen.phantoms import figures
+from medgen.simulatedfigures import Single, simulated, singles_of
 
 METHOD = CompoundFigures()
 TRAIN, APPLY, CUT = (METHOD.operation(name) for name in ("train", "apply", "cut-out"))

@@ -8,17 +8,17 @@ What is implemented of the paper:
 - an anchor-based one-stage detector with three layers (section 3.1) and its four losses (section 3.3): boxes, objects,
   classes, and the side loss of equations 1 and 2, which penalises boxes that reach beyond the true ones; their weights
   lambda_1 to lambda_4;
-- the simulator of compound figures (section 3.2): single images, whose proportions stay, side by side in rows of random
-  heights or columns of random widths; intra-class augmentation, in which all images are of one class; figures of one
-  image (shares of section 4: 2000 and 2947 of 9947);
+- the simulator of compound figures (section 3.2, `medgen.simulatedfigures`): single images, whose proportions stay,
+  side by side in rows of random heights or columns of random widths; intra-class augmentation, in which all images are
+  of one class; figures of one image (shares of section 4: 2000 and 2947 of 9947);
 - learning from simulated figures alone or from boxes drawn by hand (table 1); mAP 50:95.
 
 The paper takes YOLOv5, whose code is published under the GPL and not copied: its losses and its rule of assignment are
 written from their description (`medgen.nn.one_stage`), and in place of its CSP backbone, its path aggregation and its
 mosaics stands a ResNet with a feature pyramid, which learns from scratch unless it is given ImageNet weights. The side
 loss is in cells of each layer, a mean over the boxes found there, and the sum is multiplied by the batch size, as in
-the authors' code, whose lambda_4 is lambda_1 / 20: we take the paper's lambda_1 / 30. The simulator was not published:
-its ranges are ours. Of boxes that overlap, the best one stays whatever its class, because panels do not overlap.
+the authors' code, whose lambda_4 is lambda_1 / 20: we take the paper's lambda_1 / 30. Of boxes that overlap, the best
+one stays whatever its class, because panels do not overlap.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,64 +59,44 @@ from medgen.frames import (
     weakly,
 )
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, paper
 from medgen.nn.detector import Detections, Shape, Targets, stretched
 from medgen.nn.one_stage import Losses, OneStage, losses_of
 from medgen.nn.resnet import load_imagenet
 from medgen.pace import seconds_an_update
+from medgen.simulatedfigures import FigureConfig, simulated, singles_of
 from medgen.training import Best, Randomness, Training
 
 _LEAST = 0.05  # score of the weakest boxes that mAP counts
 
 
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
-
-
-class TrainConfig(Config):
+class TrainConfig(FigureConfig):
     """How to train. Defaults are the paper's where it gives them."""
 
     learn_from: Literal["simulated", "boxes"] = Field(
         "simulated", description="Figures simulated from single images or boxed panels, or the boxes drawn in figures",
-        json_schema_extra=_paper("simulated"),
+        json_schema_extra=paper("simulated"),
     )  # fmt: skip
-    intra_class: float = Field(
-        0.2, ge=0, le=1, description="Share of the simulated figures whose images are all of one class",
-        json_schema_extra=_paper(0.2),
-    )  # fmt: skip
-    alone: float = Field(
-        0.3, ge=0, le=1, description="Share of the simulated figures that hold one image", json_schema_extra=_paper(0.3)
-    )
-    strips: int = Field(4, ge=1, le=12, description="Most rows or columns of a simulated figure")
-    thinnest: float = Field(
-        0.15, ge=0.02, le=1, description="Least height of a row (width of a column), as share of the figure's length"
-    )
-    thickest: float = Field(0.5, ge=0.02, le=1, description="Largest height of a row (width of a column)")
-    gap: float = Field(0.02, ge=0, le=0.2, description="Most space between images, as share of the figure's length")
     side_weight: float = Field(
         1 / 30, ge=0, le=10, description="lambda_4 / lambda_1: weight of the side loss beside that on boxes; 0: none",
-        json_schema_extra=_paper(1 / 30),
+        json_schema_extra=paper(1 / 30),
     )  # fmt: skip
-    box_weight: float = Field(0.5, gt=0, le=100, description="“box” of lambda_1", json_schema_extra=_paper(0.5))
-    object_weight: float = Field(1.0, gt=0, le=100, description="“obj” of lambda_2", json_schema_extra=_paper(1.0))
+    box_weight: float = Field(0.5, gt=0, le=100, description="“box” of lambda_1", json_schema_extra=paper(0.5))
+    object_weight: float = Field(1.0, gt=0, le=100, description="“obj” of lambda_2", json_schema_extra=paper(1.0))
     class_weight: float = Field(
         0.5,
         gt=0,
         le=1000,
         description="“cls” of lambda_3, which is a class's 80th of it",
-        json_schema_extra=_paper(0.5),
+        json_schema_extra=paper(0.5),
     )
     updates: int = Field(
         7800, ge=1, le=1_000_000, description="Gradient updates (50 epochs of 9947 figures)",
-        json_schema_extra=_paper(7800),
+        json_schema_extra=paper(7800),
     )  # fmt: skip
     batch_size: int = Field(
-        64, ge=1, le=256, description="Figures an update", json_schema_extra={**_paper(64), **lowers_memory()}
+        64, ge=1, le=256, description="Figures an update", json_schema_extra={**paper(64), **lowers_memory()}
     )
-    size: int = Field(
-        640, ge=32, le=4096, description="Figures are scaled to this long edge",
-        json_schema_extra={**_paper(640, "px"), **lowers_memory()},
-    )  # fmt: skip
     smallest_scale: float = Field(
         0.5, ge=0.1, le=1, description="In training, the long edge is drawn from this share of itself upwards"
     )
@@ -134,20 +114,12 @@ class TrainConfig(Config):
     imagenet_weights: str = Field(
         "", description="File of the backbone's ImageNet weights (.safetensors, .pth); empty: it learns from scratch"
     )
-    optimiser: Literal["sgd", "adam"] = Field("sgd", description="SGD, or AdamW", json_schema_extra=_paper("sgd"))
-    learning_rate: float = Field(0.01, gt=0, le=1, description="Step size once warm", json_schema_extra=_paper(0.01))
-    momentum: float = Field(0.937, ge=0, lt=1, description="Momentum of SGD", json_schema_extra=_paper(0.937))
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay", json_schema_extra=_paper(5e-4))
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="SGD, or AdamW", json_schema_extra=paper("sgd"))
+    learning_rate: float = Field(0.01, gt=0, le=1, description="Step size once warm", json_schema_extra=paper(0.01))
+    momentum: float = Field(0.937, ge=0, lt=1, description="Momentum of SGD", json_schema_extra=paper(0.937))
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay", json_schema_extra=paper(5e-4))
     warm_up: int = Field(500, ge=0, le=100_000, description="Updates over which the step size grows from 0")
     validate_every: int = Field(500, ge=1, le=1_000_000, description="Updates between looks at the validation figures")
-
-    @model_validator(mode="after")
-    def _agree(self) -> TrainConfig:
-        if self.intra_class + self.alone > 1:
-            raise ValueError("“intra_class” and “alone” are shares of the same figures: together 1 at the most")
-        if self.thinnest > self.thickest:
-            raise ValueError("“thinnest” is more than “thickest”")
-        return self
 
 
 class ApplyConfig(Config):
@@ -164,105 +136,6 @@ class CutConfig(Config):
     inset: float = Field(
         0.0, ge=0, le=100, description="What is left out along each edge of a box", json_schema_extra={"unit": "px"}
     )
-
-
-# --- simulated figures
-
-
-@dataclass
-class Single:
-    """A picture of one thing: pixels (3, rows, columns) uint8, and its class."""
-
-    pixels: Tensor
-    kind: int
-
-
-def singles_of(frames: list[Frame]) -> list[Single]:
-    """What lies in each box of the frames, but for boxes thinner than 2 px."""
-    found = []
-    for frame in frames:
-        for (x1, y1, x2, y2), kind in zip(frame.boxes.round().int().tolist(), frame.classes.tolist(), strict=True):
-            if min(x2 - x1, y2 - y1) >= 2:
-                found.append(Single(frame.pixels[:, y1:y2, x1:x2].clone(), kind))
-    return found
-
-
-def simulated(singles: list[Single], config: TrainConfig, rng: np.random.Generator) -> Frame:
-    """A figure of single images in rows or, as often, in columns (SimCFS-AUG)."""
-    draw = rng.uniform()
-    chosen = singles
-    if draw < config.intra_class:
-        kind = singles[int(rng.integers(len(singles)))].kind
-        chosen = [one for one in singles if one.kind == kind]
-    upright = bool(rng.uniform() < 0.5)
-    if upright:  # columns are rows of what lies on its side
-        chosen = [Single(one.pixels.transpose(1, 2), one.kind) for one in _some(chosen, 24, rng)]
-    if config.intra_class <= draw < config.intra_class + config.alone:
-        placed = _placed([[chosen[int(rng.integers(len(chosen)))]]], [config.size], config.size, 0, rng)
-    else:
-        count = int(rng.integers(1, config.strips + 1))
-        thick = [max(2, int(config.size * rng.uniform(config.thinnest, config.thickest))) for _ in range(count)]
-        gap = int(config.size * config.gap * rng.uniform()) if rng.uniform() < 0.7 else 0
-        rows = [_row(chosen, height, config.size, gap, rng) for height in thick]
-        placed = _placed(rows, thick, config.size, gap, rng)
-    pixels, boxes, classes = placed
-    if upright:
-        pixels, boxes = pixels.transpose(1, 2), boxes[:, [1, 0, 3, 2]]
-    return Frame(pixels.contiguous(), boxes, classes, labelled=True)
-
-
-def _some(singles: list[Single], most: int, rng: np.random.Generator) -> list[Single]:
-    if len(singles) <= most:
-        return singles
-    return [singles[int(number)] for number in rng.choice(len(singles), most, replace=False)]
-
-
-def _row(singles: list[Single], height: int, length: int, gap: int, rng: np.random.Generator) -> list[Single]:
-    """Images that stand side by side within a length once they are `height` high: one at the least."""
-    row: list[Single] = []
-    used = 0
-    while True:
-        one = singles[int(rng.integers(len(singles)))]
-        width = _scaled_width(one, height)
-        if row and used + width > length:
-            return row
-        row.append(one)
-        used += width + gap
-
-
-def _scaled_width(one: Single, height: int) -> int:
-    return max(2, round(one.pixels.shape[2] * height / one.pixels.shape[1]))
-
-
-def _placed(
-    rows: list[list[Single]], heights: list[int], length: int, gap: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of images below each other on paper: pixels, boxes, classes. A row that is longer is made to fit."""
-    margin = int(rng.integers(0, 1 + max(1, length // 40)))
-    paper = 255 if rng.uniform() < 0.9 else int(rng.integers(0, 256))
-    parts: list[tuple[int, int, Tensor, int]] = []
-    top, right = margin, 0
-    for row, height in zip(rows, heights, strict=True):
-        whole = sum(_scaled_width(one, height) for one in row) + gap * (len(row) - 1)
-        fitting = max(2, int(height * min(1.0, length / whole)))
-        left = margin
-        for one in row:
-            size = (fitting, _scaled_width(one, fitting))
-            parts.append((left, top, _resized(one.pixels, size), one.kind))
-            left += size[1] + gap
-        top, right = top + fitting + gap, max(right, left - gap)
-    pixels = torch.full((3, top - gap + margin, right + margin), paper, dtype=torch.uint8)
-    boxes = torch.empty(len(parts), 4)
-    for number, (x, y, part, _) in enumerate(parts):
-        pixels[:, y : y + part.shape[1], x : x + part.shape[2]] = part
-        boxes[number] = torch.tensor([x, y, x + part.shape[2], y + part.shape[1]])
-    return pixels, boxes, torch.tensor([kind for _, _, _, kind in parts])
-
-
-def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    smaller = size[0] < pixels.shape[1]
-    made = F.interpolate(pixels[None].float(), size=size, mode="bilinear", align_corners=False, antialias=smaller)
-    return made[0].round().to(torch.uint8)
 
 
 # --- network and losses

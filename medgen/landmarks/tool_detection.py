@@ -58,7 +58,7 @@ from medgen.frames import (
     weakly,
 )
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory
+from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, paper, unit
 from medgen.nn.detector import Detections, Detector, Shape, seconds_a_frame, stretched
 from medgen.nn.resnet import load_imagenet
 from medgen.training import Best, Randomness, Training
@@ -66,28 +66,20 @@ from medgen.training import Best, Randomness, Training
 _LEAST = 0.05  # score of the weakest detections that mAP counts
 
 
-def _paper(value: Any, unit: str | None = None) -> dict[str, Any]:
-    return {"paper": value} if unit is None else {"paper": value, "unit": unit}
-
-
-def _unit(unit: str) -> dict[str, Any]:
-    return {"unit": unit}
-
-
 class TrainConfig(Config):
     """How to train. Defaults are the paper's, or STAC's where it is silent."""
 
     unlabelled_weight: float = Field(
         2.0, ge=0, le=100, description="lambda_u: weight of the unlabelled frames; 0: the teacher alone, supervised",
-        json_schema_extra=_paper(2.0),
+        json_schema_extra=paper(2.0),
     )  # fmt: skip
     confidence: float = Field(
         0.9, ge=0, le=1, description="tau: least confidence of a pseudo label (0.5: the paper's plain SSL)",
-        json_schema_extra=_paper(0.9),
+        json_schema_extra=paper(0.9),
     )  # fmt: skip
     strong_augmentation: bool = Field(
         True, description="Show unlabelled frames strongly changed, not just resized and flipped",
-        json_schema_extra=_paper(True),
+        json_schema_extra=paper(True),
     )  # fmt: skip
     box_weight: float = Field(1.0, gt=0, le=100, description="lambda: weight of the losses on boxes")
     updates: int = Field(20_000, ge=1, le=1_000_000, description="Gradient updates of the teacher, and of the student")
@@ -97,26 +89,26 @@ class TrainConfig(Config):
     )  # fmt: skip
     short_edge: int = Field(
         600, ge=32, le=4096, description="Frames are scaled to this short edge",
-        json_schema_extra={**_unit("px"), **lowers_memory()},
+        json_schema_extra={**unit("px"), **lowers_memory()},
     )  # fmt: skip
     long_edge: int = Field(
-        1000, ge=32, le=8192, description="Or to this long edge, where it would be more", json_schema_extra=_unit("px")
+        1000, ge=32, le=8192, description="Or to this long edge, where it would be more", json_schema_extra=unit("px")
     )
     smallest_scale: float = Field(
         0.625, ge=0.1, le=1, description="In training, the short edge is drawn from this share of itself upwards"
     )
     backbone: Literal["resnet-18", "resnet-50"] = Field(
-        "resnet-50", description="Residual network that sees the frames", json_schema_extra=_paper("resnet-50")
+        "resnet-50", description="Residual network that sees the frames", json_schema_extra=paper("resnet-50")
     )
     width: int = Field(
         64, ge=8, le=128, multiple_of=8, description="Channels of the backbone's first stage",
-        json_schema_extra={**_paper(64), **lowers_memory()},
+        json_schema_extra={**paper(64), **lowers_memory()},
     )  # fmt: skip
     pyramid: int = Field(256, ge=8, le=512, description="Channels of the feature pyramid")
     head: int = Field(1024, ge=16, le=4096, description="Units of each fully connected layer of the second stage")
     smallest_anchor: float = Field(
         32.0, ge=4, le=256, description="Side of the finest level's anchors; each level's are twice as large",
-        json_schema_extra=_unit("px"),
+        json_schema_extra=unit("px"),
     )  # fmt: skip
     anchor_stretch: int = stretch_field()
     regions: int = Field(1000, ge=10, le=5000, description="Proposals of a frame that the second stage looks at")
