@@ -23,7 +23,8 @@ No code was published. Where the paper is silent, ours:
 - the threshold is taken of the map in 256 levels. Otsu's finds something in every map, also where no suture is: blobs
   whose mean is below `least_score` are left out, and the mean is a point's confidence;
 - a blob as high as wide is cut along its rows. Cutting all above the mean also cuts many single ones in two; the demo
-  tier cuts from 1.5 times the mean on (`cut_above`);
+  tier cuts from 1.5 times the mean on (`cut_above`), and joins the simulator's frames as they are: translated by
+  so short a training of CycleGAN they do harm (docs/claims.md);
 - half of the frames that an update sees are the simulator's (`simulator_share`), however many there are of each;
 - the translator sees random pieces of frames, as CycleGAN's own training does; of frames nobody has marked it learns
   too. Frames are fitted to the canvas in their proportions; the weights of the best validation F1 are kept.
@@ -340,7 +341,7 @@ _SMALL = {"encoder": "resnext-14", "width": 16, "decoder_width": 8, "batch_size"
 _SMOKE = {"rows": 64, "columns": 96, "sigma": 1.5, "updates": 60, "validate_every": 60, "translator_updates": 10,
           "translator_crop": 32}  # fmt: skip
 _DEMO = {"rows": 160, "columns": 256, "sigma": 2.0, "updates": 600, "validate_every": 100, "translator_updates": 700,
-         "translator_crop": 64}  # fmt: skip
+         "translator_crop": 64, "simulator": "joined"}  # fmt: skip
 
 
 class SutureHeatmap(Method):
