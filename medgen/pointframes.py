@@ -208,12 +208,12 @@ def frames_of(cases: Sequence[Case], size: tuple[int, int], log: Callable[[str],
 
 
 def read_cases(rows: Sequence[Row], run: Run) -> list[Case]:
-    """The rows of a pool but those of the test split; of a row that is not labelled the image alone."""
+    """The rows of a pool but those of the test split."""
     kept = [row for row in rows if row.split != "test"]
     cases: list[Case] = []
     for number, row in enumerate(kept):
         run.progress(number, len(kept), "read")
-        cases.append(prepare.load_row(row, (IMAGE, POINTS) if row.labelled else (IMAGE,), run.log))
+        cases.append(prepare.load_row(row, (IMAGE, POINTS), run.log))
     return cases
 
 
@@ -346,9 +346,15 @@ def map_of(network: nn.Module, pixels: Tensor, run: Run) -> Tensor:
 
 
 def compared(found: Points, meant: Points, image: Image) -> Matched:
-    """Which points were found: the closest pair first, strictly within 6 pixels of a frame 512 wide."""
+    """Which points were found: the closest pair first, strictly within 6 pixels of a frame 512 wide, in its plane."""
     limit = RADIUS * image.shape[0] * float(image.spacing[0])
-    return matched(found.positions[found.found], meant.positions[meant.found], limit)
+    to_index = np.linalg.inv(image.affine)
+
+    def in_plane(points: Points) -> Values:
+        index = points.positions[points.found] @ to_index[:3, :3].T + to_index[:3, 3]
+        return np.column_stack([index[:, :2] * image.spacing[:2], np.zeros(len(index))])
+
+    return matched(in_plane(found), in_plane(meant), limit)
 
 
 def measures(result: Case, reference: Case) -> dict[str, float]:

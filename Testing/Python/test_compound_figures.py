@@ -199,6 +199,15 @@ def test_single_images_are_what_lies_in_the_boxes() -> None:
 # --- training
 
 
+def test_pictures_that_are_not_labelled_are_neither_learnt_as_empty_nor_measured(tmp_path: Path) -> None:
+    unknown = [replace(one, labelled=False, boxes=one.boxes[:0], classes=one.classes[:0]) for one in pictures_of()]
+    fit = compound_figures.Fit([*pictures_of(), *unknown], 3, train_config(learn_from="boxes"), a_run(tmp_path))
+    assert len(fit.figures) == 6 and len(fit.validation) == 1
+    thin = [replace(one, boxes=torch.tensor([[0.0, 0, 1, 1]]), classes=one.classes[:1]) for one in pictures_of()]
+    with pytest.raises(UserError, match="No box of the training pictures is 2 pixels wide"):
+        compound_figures.Fit(thin, 3, train_config(), a_run(tmp_path / "thin"))
+
+
 def pictures_of(count: int = 6) -> list[Frame]:
     """Single images as frames, one box around each, and a figure to validate on."""
     singles = [

@@ -209,6 +209,12 @@ def shown(count: int = 2) -> tuple[Tensor, list[Targets]]:
     return images, targets
 
 
+def test_a_frame_without_any_region_has_no_boxes() -> None:
+    shape = Shape(classes=3, backbone="resnet-18", width=8, pyramid=8, head=16)
+    logits, codes = Detector(shape).head(torch.zeros(0, shape.pyramid, 7, 7))
+    assert logits.shape == (0, 4) and codes.shape == (0, 3, 4)
+
+
 def test_a_batchs_losses_are_the_means_of_its_frames_alone() -> None:
     torch.manual_seed(1)
     detector, (images, targets) = Detector(TINY), shown()

@@ -62,6 +62,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> bundle.Model:
     return METHOD.fit(theatre, pool(range(40, 46), look=60.0), config, a_run(tmp_path_factory.mktemp("model")))
 
 
+def test_a_canvas_too_small_for_the_discriminator_is_refused(tmp_path: Path) -> None:
+    config = train_config(rows=32, columns=64, scheme="adversarial")
+    with pytest.raises(UserError, match="give 64 or more of each"):
+        METHOD.fit(pool(range(4)), pool(range(4)), config, a_run(tmp_path))
+    config = train_config(rows=64, columns=64, scheme="adversarial", updates=1, validate_every=1)
+    METHOD.fit(pool(range(4), size=(64, 64)), pool(range(4), size=(64, 64)), config, a_run(tmp_path / "enough"))
+
+
 # --- losses
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,25 @@ def test_an_empty_list_leaves_as_a_file_that_is_read_again(tmp_path: Path) -> No
     assert json.loads((tmp_path / "none.mrk.json").read_text())["markups"][0]["controlPoints"] == []
     again = markups.read(tmp_path / "none.mrk.json", suture_heatmap.pointframes.POINTS)[0]
     assert again.positions.shape == (0, 3)
+
+
+def test_pieces_too_small_for_the_translator_are_refused_before_it_learns(tmp_path: Path) -> None:
+    config = train_config(rows=64, columns=32, simulator="translated")
+    theatre, simulator = (frames_of(pool(range(4)), inner=(18, 32)) for _ in range(2))
+    with pytest.raises(UserError, match="32 x 18 pixels on its canvas, and the translator wants 24 each way"):
+        METHOD.fit(theatre, simulator, config, a_run(tmp_path))
+
+
+def frames_of(frames: list[pointframes.PointFrame], inner: tuple[int, int]) -> list[pointframes.PointFrame]:
+    """The same frames, of which a picture fills so much."""
+    return [replace(one, inner=inner) for one in frames]
+
+
+def test_a_point_in_front_of_a_thick_slice_is_found_in_its_plane() -> None:
+    image = Image(torch.rand(1, 512, 288), np.diag([0.5, 0.5, 5.0, 1.0]), name="slice")
+    found, meant = Points(np.array([[10.0, 10, 0]]), ["a"]), Points(np.array([[10.5, 10, 4]]), ["b"])
+    assert len(pointframes.compared(found, meant, image).pairs) == 1
+    assert not len(pointframes.compared(found, Points(np.array([[14.0, 10, 0]]), ["b"]), image).pairs)
 
 
 @pytest.mark.parametrize("keep", ["theatre", "both"])

@@ -19,7 +19,7 @@ import torch
 from backend_tools import ROOT
 from torch import Tensor
 
-from medgen import augmentation, bundle, catalog, execute, io, markups, phantoms, pictures
+from medgen import augmentation, bundle, catalog, execute, io, markups, phantoms, pictures, tables
 from medgen.case import Box, Case, Image
 from medgen.cohort import read_collection
 from medgen.errors import Cancelled, UserError
@@ -233,6 +233,15 @@ def test_frames_come_from_the_cohorts_rows_labelled_or_not(cohort: Path, tmp_pat
     assert frames[0].pixels.shape == (3, 27, 48) and frames[0].pixels.dtype == torch.uint8
     assert set(classes) <= set(cataract.TOOLS) and classes == sorted(classes)
     assert all(not len(one.boxes) for one in frames if not one.labelled)
+
+
+def test_a_row_that_is_not_labelled_may_name_its_boxes_all_the_same(cohort: Path, tmp_path: Path) -> None:
+    table = cohort.with_name("unlabelled.csv")
+    rows = [one for one in tables.read_rows(cohort) if one["boxes"]]
+    tables.write_rows([{**one, "labelled": "yes" if number < 4 else "no"} for number, one in enumerate(rows)], table)
+    config = train_config(updates=1, validate_every=1)
+    made = execute.perform(METHOD, TRAIN, config, a_run(tmp_path / "run"), tmp_path / "model", collection=table)
+    assert bundle.load(made[0][1]).facts
 
 
 # --- teacher and student

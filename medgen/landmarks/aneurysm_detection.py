@@ -352,7 +352,7 @@ class AneurysmDetection(Method):
             run.log(f"{free} of {len(learnt)} volumes have no marked aneurysm and count as free of them.")
         run.log(f"Patches: {marked} of aneurysms, {len(fit.patches) - marked} of vessels and tissue.")
         fit.fit()
-        dimmest = min(volume.brightness(sphere) for volume in volumes for sphere in volume.lesions)
+        dimmest = min(volume.brightness(sphere) for volume in learnt for sphere in volume.lesions)
         facts = {
             "cases": len(learnt),
             "aneurysms": marked // config.duplicates,

@@ -182,9 +182,14 @@ class Fit:
 
     def __init__(self, frames: list[Frame], classes: int, config: TrainConfig, run: Run) -> None:
         self.config, self.run = config, run
-        self.figures = [one for one in frames if one.split != "validation"]
-        self.validation = [one for one in frames if one.split == "validation"]
+        self.figures = [one for one in frames if one.labelled and one.split != "validation"]
+        self.validation = [one for one in frames if one.labelled and one.split == "validation"]
         self.singles = singles_of(self.figures) if config.learn_from == "simulated" else []
+        if config.learn_from == "simulated" and not self.singles:
+            raise UserError(
+                "No box of the training pictures is 2 pixels wide and high at the working size; raise “size”, or set "
+                "“learn_from” to boxes."
+            )
         self.network = make_network(config, classes, run.seed)
         self.network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         learnt = [one for one in self.network.parameters() if one.requires_grad]
@@ -338,7 +343,7 @@ class CompoundFigures(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pool -> a model; rows of the test split are left out."""
-        rows = [row for row in collection.rows() if row.split != "test"]
+        rows = [row for row in collection.rows() if row.split != "test" and row.labelled]
         cases = [boxed(prepare.load_row(row, (_IMAGE, _BOXES, _KIND), run.log)) for row in rows]
         frames, classes = frames_of(cases, config.size, config.size, run)
         return Case({"model": self.fit(frames, classes, config, run)})
@@ -403,7 +408,8 @@ class CompoundFigures(Method):
         if isinstance(config, ApplyConfig):
             largest = max((math.prod(case.get("image", Image).shape) for case in cases), default=1)
             return Estimate(3 + seconds / 3 * len(cases), 2**29 + 40 * largest + seen, 2**14 * len(cases))
-        frames, _ = frames_of([boxed(case) for case in cases], trained.size, trained.size, run)
+        drawn = [boxed(case) for case in cases if case.row.get("labelled") != "no"]
+        frames, _ = frames_of(drawn, trained.size, trained.size, run)
         memory = 2**29 + sum(frame.pixels.numel() for frame in frames) + trained.batch_size * seen
         weights = sum(one.numel() for one in _Timed(trained).parameters())
         return Estimate(5 + seconds * trained.batch_size * trained.updates, memory, 4 * weights * 5)

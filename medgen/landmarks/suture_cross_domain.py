@@ -64,6 +64,8 @@ from medgen.training import Best, Randomness, Training
 
 Values = NDArray[np.float64]
 
+_LEAST_SIDE = 64  # rows and columns; the discriminator sees a quarter of them
+
 
 class TrainConfig(FrameConfig):
     """How to train. Defaults are the paper's where it gives them."""
@@ -82,7 +84,7 @@ class TrainConfig(FrameConfig):
         "joint", description="How the simulator's frames take part", json_schema_extra=paper("joint")
     )
     simulator_weight: float = Field(
-        1.0, ge=0, le=1, description="lambda_sim: weight of their error; 0: the theatre alone",
+        1.0, ge=0, le=1, description="lambda_sim: weight of their error, unless collaborative; 0: the theatre alone",
         json_schema_extra=paper(1.0),
     )  # fmt: skip
     adversary_weight: float = Field(
@@ -220,8 +222,13 @@ class Fit:
             self.simulator = marked_frames(simulator, "simulator")[0]
         elif config.scheme != "joint":
             raise UserError(
-                f"“scheme” is {config.scheme}, which needs frames of a simulator; give a pool “simulator” and a "
-                "“simulator_weight” above 0, or take “joint”."
+                f"“scheme” is {config.scheme}, which needs frames of a simulator; give a pool “simulator” (and to "
+                "“adversarial” a “simulator_weight” above 0), or take “joint”."
+            )
+        if config.scheme == "adversarial" and min(config.rows, config.columns) < _LEAST_SIDE:
+            raise UserError(
+                f"“rows” and “columns” are too few for the discriminator of “scheme” adversarial; give {_LEAST_SIDE} "
+                "or more of each."
             )
         names = ["theatre", "simulator"] if config.scheme == "collaborative" else ["theatre"]
         torch.manual_seed(run.seed)
@@ -314,11 +321,12 @@ class Fit:
         if not self.shown:
             return
         rule = ApplyConfig.model_validate({})
-        value = self.training.alone(
-            lambda: pointframes.f1_over(
-                self.shown, lambda f: points_of(map_of(self.network, f.pixels, self.run), rule)[0]
-            )
-        )
+
+        def points(frame: PointFrame) -> Values:
+            heatmap = map_of(self.network, frame.pixels, self.run)[: frame.inner[0], : frame.inner[1]]
+            return points_of(heatmap, rule)[0]
+
+        value = self.training.alone(lambda: pointframes.f1_over(self.shown, points))
         self.run.metric("validation F1", value, update)
         self.best.offer(value, update, self.network)
 

@@ -52,6 +52,7 @@ from medgen.bundle import Model
 from medgen.case import Case, Image
 from medgen.cohort import Collection
 from medgen.cyclegan import CycleGAN, Recipe, random_pieces
+from medgen.errors import UserError
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Method, Operation, lowers_memory, paper
 from medgen.nn.resnet import ResNet
@@ -60,6 +61,8 @@ from medgen.pointframes import FrameConfig, PointFrame, marked_frames, normalise
 from medgen.training import Best, Randomness, Training
 
 Values = NDArray[np.float64]
+_LEAST_PIECE = 24  # pixels that CycleGAN's discriminators need each way
+_VALIDATION_CUT = 1.5  # `cut_above` where the weights are chosen
 
 
 class TrainConfig(FrameConfig):
@@ -229,6 +232,7 @@ class Fit:
         parts = {"network": self.network, "adam": self.adam, "random": self.random, "best": self.best}
         self.translator: CycleGAN | None = None
         if self.simulator and config.simulator == "translated":
+            self._check_pieces()
             self.translator = CycleGAN(config.recipe, run)
             parts |= self.translator.parts()
         self.training = Training(run, parts)
@@ -277,6 +281,15 @@ class Fit:
             self.chances = np.repeat([(1 - share) / own, share / len(marked)], [own, len(marked)])
         self.learnt = [*self.learnt, *(translated(one, self.translator, self.run) for one in marked)]
 
+    def _check_pieces(self) -> None:
+        """UserError where pieces are smaller than what the translator's discriminators look at."""
+        for frame in (*self.theatre, *self.simulator):
+            if min(self.config.translator_crop, *frame.inner) < _LEAST_PIECE:
+                raise UserError(
+                    f"A picture has {frame.inner[1]} x {frame.inner[0]} pixels on its canvas, and the translator wants "
+                    f"{_LEAST_PIECE} each way; raise “rows” and “columns”, or set “simulator” to joined."
+                )
+
     def _pieces(self, frames: list[PointFrame]) -> Tensor:
         """Random pieces of pictures (not of what fills up their canvases), in -1..1."""
         rows, columns = (min(self.config.translator_crop, *(one.inner[axis] for one in frames)) for axis in (0, 1))
@@ -305,7 +318,7 @@ class Fit:
 
     def points(self, frame: PointFrame) -> Values:
         """(n, 2) px that the network as it stands finds on a frame's canvas."""
-        rule = ApplyConfig.model_validate({"cut_above": 1.5})
+        rule = ApplyConfig.model_validate({"cut_above": _VALIDATION_CUT})
         heatmap = heatmap_of(self.network, frame.pixels, self.run)[: frame.inner[0], : frame.inner[1]]
         return points_of(heatmap, rule)[0]
 
@@ -386,6 +399,7 @@ class SutureHeatmap(Method):
             f"simulator's frames, {config.simulator}": len(fit.learnt) - own,
             "points": sum(len(frame.points) for frame in fit.learnt),
             "validation F1": round(fit.best.value, 4) if fit.best.weights else "not measured",
+            "validation cuts blobs from": f"{_VALIDATION_CUT} times the mean on",
             "seconds": round(time.monotonic() - began, 1),
         }
         return Model(self.slug, {"unet": weights}, config.model_dump(mode="json"), {}, facts)

@@ -354,9 +354,7 @@ class ToolDetection(Method):
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pool -> a model; rows of the test split are left out."""
         rows = [row for row in collection.rows() if row.split != "test"]
-        cases: list[Case] = [
-            prepare.load_row(row, (_IMAGE, _BOXES) if row.labelled else (_IMAGE,), run.log) for row in rows
-        ]
+        cases: list[Case] = [prepare.load_row(row, (_IMAGE, _BOXES), run.log) for row in rows]
         frames, classes = frames_of(cases, config.short_edge, config.long_edge, run)
         return Case({"model": self.fit(frames, classes, config, run)})
 

@@ -169,6 +169,7 @@ class Head(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.classes = shape.classes
         self.fc1 = nn.Linear(shape.pyramid * _REGION**2, shape.head)
         self.fc2 = nn.Linear(shape.head, shape.head)
         self.logit, self.code = nn.Linear(shape.head, shape.classes + 1), nn.Linear(shape.head, 4 * shape.classes)
@@ -179,7 +180,7 @@ class Head(nn.Module):
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """(K, C, 7, 7) -> (K, classes + 1) logits, (K, classes, 4) codes."""
         hidden = F.relu(self.fc2(F.relu(self.fc1(regions.flatten(1)))))
-        return self.logit(hidden).float(), self.code(hidden).float().reshape(len(hidden), -1, 4)
+        return self.logit(hidden).float(), self.code(hidden).float().reshape(len(hidden), self.classes, 4)
 
 
 class Detector(PyramidNetwork):

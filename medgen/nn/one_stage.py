@@ -6,7 +6,7 @@
 
 A box is learnt by the anchors that are less than four times as long and as wide as it, or it as they, in the cell of
 its middle and the two next to it: complete IoU (Zheng et al., 2020) for the box; an anchor's object probability is to
-be its box's IoU, and layers weigh 4, 1 and 0.4 there; cross-entropy for each class.
+be its box's complete IoU, and layers weigh 4, 1 and 0.4 there; cross-entropy for each class.
 """
 
 from __future__ import annotations
