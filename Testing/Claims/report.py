@@ -51,6 +51,8 @@ def _section(registration: Registration) -> str:
 
 def _arms(registration: Registration, table: dict[tuple[int, str], dict[str, float]], seeds: list[int]) -> list[str]:
     head = " | ".join(registration.measures)
+    kept = [row for row in rows(results_path(registration)) if int(row["seed"]) in seeds]
+    several = len({row["device"] for row in kept}) > 1  # then each arm says on what it ran
     lines = [f"| arm | updates | {head} | s |", "|---|---|" + "---|" * (len(registration.measures) + 1)]
     for arm in registration.arms:
         cells = []
@@ -63,9 +65,11 @@ def _arms(registration: Registration, table: dict[tuple[int, str], dict[str, flo
             values = [table[seed, arm.name][measure] for seed in there]
             spread = f" ± {np.std(values, ddof=1):.3g}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.4g}{spread}")
-        seconds = np.mean([table[seed, arm.name]["seconds"] for seed in there])
+        seconds = f"{np.mean([table[seed, arm.name]['seconds'] for seed in there]):.0f}"
+        if several:
+            seconds += " on " + " and ".join(dict.fromkeys(row["device"] for row in kept if row["arm"] == arm.name))
         what = f"{arm.name} ({arm.role}): {arm.what}"
-        lines.append(f"| {what} | {arm.updates or '–'} | {' | '.join(cells)} | {seconds:.0f} |")
+        lines.append(f"| {what} | {arm.updates or '–'} | {' | '.join(cells)} | {seconds} |")
     explained = "; ".join(f"{name}: {text}" for name, text in registration.measures.items())
     return [*lines, "", f"Mean ± standard deviation over {len(seeds)} seeds. {explained}.", ""]
 
@@ -81,15 +85,15 @@ def _how(registration: Registration, seeds: list[int]) -> list[str]:
         [sum(float(row[kind]) for row in kept if int(row["seed"]) == seed) / 60 for seed in seeds]
         for kind in ("seconds", "processor")
     )
-    known = all(math.isfinite(minutes) for minutes in spent)
-    cores = f"{min(spent):.1f} to {max(spent):.1f} minutes of one core," if known else ""
+    known = all(math.isfinite(minutes) for minutes in spent) and {row["device"] for row in kept} == {"CPU"}
+    cores = f" {min(spent):.1f} to {max(spent):.1f} minutes of one core," if known else ""
     devices = ", ".join(dict.fromkeys(row["device"] for row in kept))
     commits = ", ".join(dict.fromkeys(row["commit"] for row in kept))
     dates = ", ".join(dict.fromkeys(row["date"] for row in kept))
     return [
         f"Tier {registration.tier}; `Testing/Claims/run {registration.slug}`; seeds {', '.join(map(str, seeds))}"
         f" ({len(seeds)} of {len(registration.report)} registered; tuned on"
-        f" {', '.join(map(str, registration.tune)) or 'none'}); for all arms of a seed together {cores}"
+        f" {', '.join(map(str, registration.tune)) or 'none'}); for all arms of a seed together{cores}"
         f" {min(whole):.1f} to {max(whole):.1f} minutes by the clock on {devices}, whatever else the machine"
         f" did; {dates}, commit {commits}."
     ]
