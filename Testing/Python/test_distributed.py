@@ -176,8 +176,13 @@ def test_two_processes_train_the_model_of_one_with_the_doubled_batch(
     model, _ = two
     assert main(arguments(cohort, tmp_path / "one", 2)) == 0
     assert main(arguments(cohort, tmp_path / "half", 1)) == 0
-    one, half = weights_of(tmp_path / "one"), weights_of(tmp_path / "half")
-    torch.testing.assert_close(weights_of(model), one, rtol=0, atol=1e-5)
+    with torch.backends.mkldnn.flags(enabled=False):  # the same in one process, rounded by other kernels
+        assert main(arguments(cohort, tmp_path / "other", 2)) == 0
+    one, half, other = (weights_of(tmp_path / name) for name in ("one", "half", "other"))
+    # Adam makes whole steps by the sign of a gradient near 0; how far apart that leads depends on the kernels.
+    apart, rounding = (weights_of(model) - one).abs(), (other - one).abs()
+    print(f"apart {apart.max():.2g} ({apart.mean():.2g}), rounding {rounding.max():.2g} ({rounding.mean():.2g})")
+    assert apart.max() <= max(1e-5, 2 * float(rounding.max())) and apart.mean() <= max(1e-6, 2 * float(rounding.mean()))
     assert float((half - one).abs().max()) > 1e-3  # a batch of half the size would be seen
     facts = [bundle.load(folder).facts["validation MAE (HU)"] for folder in (tmp_path / "one", model)]
     assert facts[1] == pytest.approx(facts[0], rel=1e-3)
