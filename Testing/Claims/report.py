@@ -76,7 +76,8 @@ def _arms(registration: Registration, table: dict[tuple[int, str], dict[str, flo
 
 def _line(registration: Registration, comparison: Comparison, outcome: Outcome) -> str:
     size = f"{outcome.mean:+.4g} | {outcome.low:+.4g} to {outcome.high:+.4g}" if outcome.n > 1 else "– | –"
-    return f"| {comparison.claim} | {comparison.measure} | {size} | **{outcome.verdict}** |"
+    verdict = f"**{outcome.verdict}**" if outcome.n else "not measured"
+    return f"| {comparison.claim} | {comparison.measure} | {size} | {verdict} |"
 
 
 def _how(registration: Registration, seeds: list[int]) -> list[str]:
