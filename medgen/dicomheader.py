@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Numbers = tuple[float, ...]
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # pixels as they are
 _INFLATED = 1 << 28  # bytes of a deflated file
 _MOST = 500_000  # frames of a file
 _BY_FRAME = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
@@ -26,7 +27,8 @@ _WANTED = [
     *("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs"),
     *("SliceThickness", "SpacingBetweenSlices", "SeriesInstanceUID", "InstanceNumber"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("SamplesPerPixel", "NumberOfFrames", "Rows", "Columns", "RescaleIntercept", "RescaleSlope", *_BY_FRAME),
+    *("SamplesPerPixel", "BitsAllocated", "NumberOfFrames", "Rows", "Columns"),
+    *("RescaleIntercept", "RescaleSlope", *_BY_FRAME),
 ]
 
 
@@ -59,6 +61,7 @@ class Header:
     birth_date: str
     instance: int
     size: tuple[int, int, int]  # rows, columns, values a pixel; 0 where there is no picture
+    pixels: int  # bytes that they take in the file; 0 where they are compressed
     thickness: float | None
     frames: tuple[Frame, ...] = field(repr=False)  # one, or those of a file that holds several
 
@@ -119,9 +122,18 @@ def _header(path: Path, found: Dataset) -> Header:
         birth_date=_text(found, "PatientBirthDate"),
         instance=_integer(found, "InstanceNumber"),
         size=(rows, columns, (_integer(found, "SamplesPerPixel") or 1) if rows and columns else 0),
+        pixels=_pixels(found, rows * columns),
         thickness=_number(found, "SpacingBetweenSlices") or _number(found, "SliceThickness"),
         frames=_frames(found),
     )
+
+
+def _pixels(found: Dataset, count: int) -> int:
+    syntax = found.file_meta.get("TransferSyntaxUID", _PLAIN[0]) if hasattr(found, "file_meta") else _PLAIN[0]
+    if syntax not in _PLAIN:
+        return 0
+    samples, frames = (_integer(found, key) or 1 for key in ("SamplesPerPixel", "NumberOfFrames"))
+    return count * samples * frames * _integer(found, "BitsAllocated") // 8
 
 
 def _frames(found: Dataset) -> tuple[Frame, ...]:

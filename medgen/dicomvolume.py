@@ -34,6 +34,9 @@ def read(text: str | Path, headers: list[Header]) -> sitk.Image:
     usable = [one for one in headers if dicom.is_image(one)]
     if not usable:
         raise UserError(f"{text} is DICOM but no image ({headers[0].modality or 'no pixels'}); choose an image series.")
+    for one in usable:  # GDCM fills what is missing
+        if one.pixels > one.path.stat().st_size:
+            raise UserError(f"{one.path} lacks pixels that its header tells of (truncated?); export it again.")
     if len({one.size for one in usable}) > 1:
         raise UserError(f"{text} holds pictures of different sizes; split it into series of one size each.")
     if len(usable) > 1 and any(len(one.frames) > 1 for one in usable):

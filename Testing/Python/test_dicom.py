@@ -231,6 +231,17 @@ def test_a_damaged_file_is_a_sentence_wherever_it_ends(tmp_path: Path) -> None:
             io.read_image(tmp_path / "cut.dcm", CT)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_pixels_that_are_missing_behind_a_sound_header_are_not_made_up(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        stored = np.ones((6, 8), np.int16)
+        elements = make.slice_of(f"{make.ROOT_UID}.7", number, stored, (0.0, 0.0, 2.5 * number))
+        tall = [(tag, kind, 4000 if tag == 0x00280010 else value) for tag, kind, value in elements]
+        make.write(tmp_path / "series" / f"IM{number}.dcm", tall)
+    with pytest.raises(UserError, match=r"IM0.dcm lacks pixels that its header tells of"):
+        io.read_image(tmp_path / "series" if count > 1 else tmp_path / "series" / "IM0.dcm", CT)
+
+
 def test_a_header_that_lies_ends_soon(tmp_path: Path) -> None:
     nested = b"".join(
         make.element(0x00081140, "SQ", [])[:8] + b"\xff" * 4 + b"\xfe\xff\x00\xe0\xff\xff\xff\xff" for _ in range(500)
