@@ -252,7 +252,12 @@ def test_a_stopped_training_goes_on_to_the_model_of_one_that_was_not(tmp_path: P
 
 def test_boxes_by_hand_are_learnt_from_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compound_figures, "simulated", lambda *given: pytest.fail("nothing is to be simulated"))
-    METHOD.fit(pictures_of(), ["a", "b", "c"], train_config(learn_from="boxes"), a_run(tmp_path))
+    seen: list[Frame] = []
+    resized = compound_figures.weakly
+    monkeypatch.setattr(compound_figures, "weakly", lambda figure, *rest: seen.append(figure) or resized(figure, *rest))
+    pictures, config = pictures_of(), train_config(learn_from="boxes", updates=2, batch_size=4)
+    METHOD.fit(pictures, ["a", "b", "c"], config, a_run(tmp_path))
+    assert len(seen) == 8 and all(any(one is other for other in pictures[:-1]) for one in seen)
 
 
 # --- files to files
