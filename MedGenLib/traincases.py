@@ -17,7 +17,7 @@ from MedGenLib.sections import fill, text_label
 from MedGenLib.selectors import node_selector, role_help, role_label
 from MedGenLib.trainingcases import SPLITS, TrainingCase
 
-_ROW, _HEADER = 28, 22  # pixels
+_ROW, _HEADER, _TICK = 28, 22, 62  # pixels
 _ROWS = 6  # more are scrolled to
 _SHOWN = 8  # proposals that are written out
 
@@ -207,6 +207,8 @@ class CaseTable:
                     row[f"text {name}"].text = getattr(case, name)
             for role in self.roles():
                 _show_value(row[role["name"]], role, as_list(case.values.get(role["name"])))
+            if "labelled" in row:
+                row["labelled"].checked = trainingcases.is_labelled(self.pool, case)
             row["split"].currentIndex = SPLITS.index(case.split or SPLITS[0])
         self._quiet = False
         self.add.enabled = not (self.pool["one_case"] and numbers)
@@ -215,6 +217,7 @@ class CaseTable:
         titles = [
             *(name.capitalize() for name in self.texts()),
             *(role_label({**role, "optional": False}) for role in self.roles()),
+            *([_("Labelled")] if trainingcases.takes_unlabelled(self.pool) else []),
             _("Split"),
             "",
         ]
@@ -231,7 +234,8 @@ class CaseTable:
             self.rows.append(widgets)
         header = self.table.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.Stretch)
-        for column, width in ((len(titles) - 2, 92), (len(titles) - 1, 26)):
+        widths = [*([_TICK] if trainingcases.takes_unlabelled(self.pool) else []), 92, 26]
+        for column, width in enumerate(widths, start=len(titles) - len(widths)):
             header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
             self.table.setColumnWidth(column, width)
         self.table.setFixedHeight(_HEADER + _ROW * max(1, min(len(numbers), _ROWS)) + 4)
@@ -246,6 +250,11 @@ class CaseTable:
         for role in self.roles():
             widgets[role["name"]] = self._selector(role, number)
             widgets[role["name"]].setToolTip(role_help(role))
+        if trainingcases.takes_unlabelled(self.pool):
+            tick = widgets["labelled"] = qt.QCheckBox()
+            tick.setStyleSheet(f"QCheckBox {{ margin-left: {_TICK // 2 - 8}px }}")  # under the middle of its title
+            tick.setToolTip(_labelled_help(trainingcases.labels(self.pool)))
+            tick.connect("clicked(bool)", self._labelled_writer(number))
         combo = widgets["split"] = qt.QComboBox()
         fill(combo, [_("train"), _("validation"), _("test")], 0)
         combo.setToolTip(_("Validation chooses the best network; test is only measured, after the training."))
@@ -276,7 +285,13 @@ class CaseTable:
 
     def _put(self, number: int, role: str, value: Any) -> None:
         if not self._quiet:
-            self._room.change(lambda cases: trainingcases.put_value(cases, number, role, value))
+            self._room.change(lambda cases: trainingcases.put_value(cases, number, role, value, self.pool))
+
+    def _labelled_writer(self, number: int) -> Callable[[bool], None]:
+        def write(checked: bool = False) -> None:
+            self._room.change(lambda cases: trainingcases.say_labelled(cases, number, self.pool, bool(checked)))
+
+        return write
 
     def _text_writer(self, number: int, name: str, edit: Any) -> Callable[[], None]:
         def write() -> None:
@@ -299,6 +314,15 @@ class CaseTable:
 
     def _on_add(self, checked: bool = False) -> None:
         self._room.change(lambda cases: trainingcases.add(cases, [TrainingCase(self.pool["name"])]))
+
+
+def _labelled_help(labels: list[dict[str, Any]]) -> str:
+    names = ", ".join(role["name"] for role in labels)
+    if all(trainingcases.can_be_none(role) for role in labels):
+        ticked = _("Ticked without any {roles}: somebody looked, and there are none.").format(roles=names)
+    else:
+        ticked = _("Ticked: somebody looked; it needs {roles}.").format(roles=names)
+    return f"{ticked} " + _("Not ticked: nobody looked, whatever it has.")
 
 
 def _show_value(widget: Any, role: dict[str, Any], values: list[Any]) -> None:

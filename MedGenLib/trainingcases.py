@@ -8,7 +8,7 @@ model = logic.process(slug, "train", cases=cases, wait=True)["model"]
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from MedGenLib.export import NODE_CLASSES
 from MedGenLib.i18n import _
 from MedGenLib.parameters import Parameters
 from MedGenLib.plan import as_list, cell, export_group, reference_role
+from MedGenLib.scratch import file_stem
 
 _KEY = "training cases"  # of the parameter node's text, and what its node references begin with
 _NODES = "nodes.json"  # beside the files: which node each was written from
+_SAID = {"": "", "none": "", "yes": "yes", "no": "no", "true": "yes", "false": "no"}  # what a script may say
+_MARKUPS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
 
 
 @dataclass
@@ -31,6 +34,7 @@ class TrainingCase:
     """One row of a pool. values: role -> node, list of nodes, path of a file, or text (roles of kind Class).
 
     subject: whose it is; no subject is in two splits. split: train, validation or test, "" where none was chosen.
+    labelled: whether somebody looked at it, "yes" or "no"; "" where its labels say so by being there or not.
     """
 
     pool: str = ""
@@ -39,6 +43,7 @@ class TrainingCase:
     split: str = ""
     task: str = ""
     domain: str = ""
+    labelled: str = ""
 
 
 def case_pools(operation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,18 +55,19 @@ def case_pools(operation: dict[str, Any]) -> list[dict[str, Any]]:
 def as_cases(operation: dict[str, Any], given: list[Any]) -> list[TrainingCase]:
     """Cases as a script writes them: `TrainingCase`, or dictionaries of roles beside pool, subject, split, …
 
-    The pool may be left out where there is only one; a case without a subject is a subject of its own.
+    The pool may be left out where there is only one; a case without a subject is a subject of its own. `labelled` may
+    be a bool.
     """
     if operation["scope"] != "collection":
         raise RunError(_("“{title}” takes no list of cases; give it inputs.").format(title=operation["title"]))
-    pools = [pool["name"] for pool in operation["pools"]]
+    pools = {pool["name"]: pool for pool in operation["pools"]}
     known = {one.name for one in fields(TrainingCase)} - {"values"}
     cases = []
     for number, one in enumerate(given, start=1):
         if isinstance(one, dict):
             values = {key: value for key, value in one.items() if key not in known}
             one = TrainingCase(values=values, **{key: str(value) for key, value in one.items() if key in known})
-        pool = one.pool or (pools[0] if len(pools) == 1 else "")
+        pool = one.pool or (next(iter(pools)) if len(pools) == 1 else "")
         if pool not in pools:
             raise RunError(
                 _("Case {number} names no pool that is known; the pools are: {pools}.").format(
@@ -69,8 +75,59 @@ def as_cases(operation: dict[str, Any], given: list[Any]) -> list[TrainingCase]:
                 )
             )
         subject = one.subject or _("case {number}").format(number=number)
-        cases.append(TrainingCase(pool, one.values, subject, one.split, one.task, one.domain))
+        labelled = _said(number, one.labelled)
+        if labelled == "no" and not takes_unlabelled(pools[pool]):
+            words = _("Case {number} is not labelled, but every case of “{pool}” must be; label it or leave it out.")
+            raise RunError(words.format(number=number, pool=pool))
+        cases.append(replace(one, pool=pool, subject=subject, labelled=labelled))
     return cases
+
+
+def _said(number: int, labelled: Any) -> str:
+    """A script's word or bool for whether a case is labelled, as `TrainingCase` has it."""
+    try:
+        return _SAID[str(labelled).lower()]
+    except KeyError:
+        words = _("Case {number}: “labelled” cannot be “{word}”; write “yes” or “no”, or leave it out.")
+        raise RunError(words.format(number=number, word=labelled)) from None
+
+
+# --- labelled or not
+
+
+def takes_unlabelled(pool: dict[str, Any]) -> bool:
+    """Whether a method makes something of a pool's cases without labels."""
+    return "labelled" in (*pool["needs"], *pool["may"])
+
+
+def labels(pool: dict[str, Any]) -> list[dict[str, Any]]:
+    """The roles that make a case a labelled one: those it needs beside its image."""
+    leading = reference_role(pool["roles"])
+    return [role for role in pool["roles"] if not role["optional"] and role["name"] != leading]
+
+
+def can_be_none(role: dict[str, Any]) -> bool:
+    """Whether “there is none” can be said of a role without a node: an empty file of markups says it."""
+    several = role["many"] or role["kind"] == "Points"
+    return bool(role["may_be_empty"] and role["kind"] in _MARKUPS and several)
+
+
+def is_labelled(pool: dict[str, Any], case: TrainingCase) -> bool:
+    """Whether somebody looked at a case: as was said, else whether all its labels are there."""
+    return case.labelled == "yes" if case.labelled else not _absent(labels(pool), case)
+
+
+def say_labelled(cases: list[TrainingCase], number: int, pool: dict[str, Any], labelled: bool) -> None:
+    """Say whether somebody looked at a case; nothing is kept where its labels say the same."""
+    case = cases[number]
+    case.labelled = ""
+    if is_labelled(pool, case) != labelled:
+        case.labelled = "yes" if labelled else "no"
+
+
+def _absent(roles: list[dict[str, Any]], case: TrainingCase) -> list[str]:
+    """The names of those roles for which a case holds nothing."""
+    return [role["name"] for role in roles if not as_list(case.values.get(role["name"]))]
 
 
 # --- kept in the parameter node
@@ -151,9 +208,15 @@ def put_in_split(cases: list[TrainingCase], number: int, split: str) -> None:
             case.split = split
 
 
-def put_value(cases: list[TrainingCase], number: int, role: str, value: Any) -> None:
-    """Choose what a case holds for a role, None for nothing; a subject that was read off a node follows the node."""
+def put_value(cases: list[TrainingCase], number: int, role: str, value: Any, pool: dict[str, Any]) -> None:
+    """Choose what a case holds for a role, None for nothing; a subject that was read off a node follows the node.
+
+    That it is labelled, or not, was said of what was there, and is forgotten with it.
+    """
     case = cases[number]
+    first_image = role == reference_role(pool["roles"]) and not as_list(case.values.get(role))
+    if not first_image and _ids(value) != _ids(case.values.get(role)):
+        case.labelled = ""
     before = [node for node in as_list(case.values.get(role)) if hasattr(node, "GetID")]
     follows = not case.subject or any(subject_of(node) == case.subject for node in before)
     case.values.pop(role, None)
@@ -161,6 +224,10 @@ def put_value(cases: list[TrainingCase], number: int, role: str, value: Any) -> 
         case.values[role] = value
     if follows and hasattr(value, "GetID"):
         rename_subject(cases, number, subject_of(value))
+
+
+def _ids(value: Any) -> set[str]:
+    return {one.GetID() if hasattr(one, "GetID") else str(one) for one in as_list(value)}
 
 
 def rename_subject(cases: list[TrainingCase], number: int, subject: str) -> None:
@@ -186,15 +253,18 @@ def why_not(operation: dict[str, Any], cases: list[TrainingCase]) -> str:
             missing = _missing(pool, case)
             if missing:
                 return _("Case {number} lacks: {roles}.").format(number=number, roles=", ".join(missing))
+            undrawn = _absent([role for role in labels(pool) if not can_be_none(role)], case)
+            if undrawn and is_labelled(pool, case):
+                words = _("Case {number} is said to be labelled but lacks: {roles}; choose it or untick “Labelled”.")
+                return words.format(number=number, roles=", ".join(undrawn))
         if twice := _twice(pool, own):
             return twice
     return ""
 
 
 def _missing(pool: dict[str, Any], case: TrainingCase) -> list[str]:
-    needed = [role["name"] for role in pool["roles"] if not role["optional"]]
-    missing = [name for name in needed if not as_list(case.values.get(name))]
-    if "labelled" in pool["needs"]:  # only what the images are is needed of a case without labels
+    missing = _absent([role for role in pool["roles"] if not role["optional"]], case)
+    if takes_unlabelled(pool):  # only what the images are is needed of a case without labels
         missing = [name for name in missing if name == reference_role(pool["roles"])]
     return missing + [column for column in ("task", "domain") if column in pool["needs"] and not getattr(case, column)]
 
@@ -249,10 +319,14 @@ class CaseExport:
         if unknown := next((role for role in values if role not in roles), None):
             words = _("Case {number}: there is no role “{role}” here; the roles are: {roles}.")
             raise RunError(words.format(number=number, role=unknown, roles=", ".join(roles)))
-        labelled = all(role["optional"] or role["name"] in values for role in pool["roles"])
+        labelled, folder = is_labelled(pool, case), self._folder / f"case{number}"
+        needed = [role["name"] for role in labels(pool)]
+        if not labelled:  # what is half drawn is not learnt from, and must not stop a training
+            values = {role: value for role, value in values.items() if role not in needed}
         try:
-            folder, complete = self._folder / f"case{number}", "labelled" not in pool["needs"]
-            files = export_group(pool["roles"], values, folder, True, self._log, complete)
+            files = export_group(pool["roles"], values, folder, True, self._log, not takes_unlabelled(pool))
+            if labelled:
+                files |= {name: [_none_of(roles[name], folder)] for name in _absent(labels(pool), case)}
         except MedGenLibError as error:
             kind = BoundaryError if isinstance(error, BoundaryError) else RunError
             raise kind(_("Case {number}: {message}").format(number=number, message=error)) from None
@@ -270,14 +344,22 @@ class CaseExport:
             folder.mkdir(parents=True, exist_ok=True)
             write_origins(folder, self._origins)
             if len(self._pools) == 1:
-                return _write_table(next(iter(self._rows.values())), folder / "cohort.csv")
-            for pool, rows in self._rows.items():
-                _write_table(rows, folder / f"{pool}.csv")
+                return self._write_table(next(iter(self._rows)), folder / "cohort.csv")
+            for pool in self._rows:
+                self._write_table(pool, folder / f"{pool}.csv")
             path = folder / "collection.json"
             path.write_text(json.dumps({"pools": {pool: f"{pool}.csv" for pool in self._rows}}), "utf-8")
             return path
         except OSError as error:
             raise RunError(plain(error, error.filename or folder)) from None
+
+    def _write_table(self, pool: str, path: Path) -> Path:
+        rows, roles = self._rows[pool], self._pools[pool]["roles"]
+        needed = [role["name"] for role in roles if not role["optional"]]  # even where no row has one
+        columns = list(dict.fromkeys([*needed, *(name for row in rows for name, text in row.items() if text)]))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            tables.write_lines(file, [columns, *([row.get(column, "") for column in columns] for row in rows)])
+        return path
 
 
 def export_cases(operation: dict[str, Any], cases: list[TrainingCase], folder: Path, log: Any) -> Path:
@@ -288,11 +370,16 @@ def export_cases(operation: dict[str, Any], cases: list[TrainingCase], folder: P
     return export.finish()
 
 
-def _write_table(rows: list[dict[str, str]], path: Path) -> Path:
-    columns = list(dict.fromkeys(name for row in rows for name, text in row.items() if text))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        tables.write_lines(file, [columns, *([row.get(column, "") for column in columns] for row in rows)])
-    return path
+def _none_of(role: dict[str, Any], folder: Path) -> str:
+    """A file of markups which says that there is none; of a role that takes one list of points, a list without any."""
+    none = [] if role["many"] else [{"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": []}]
+    path = folder / f"{file_stem(role['name'])}.mrk.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"markups": none}), "utf-8")
+    except OSError as error:
+        raise RunError(plain(error, path)) from None
+    return str(path)
 
 
 # --- from which node a file came

@@ -107,6 +107,8 @@ class Pool:
 
     one_case: it holds exactly one row (a reference, an example). An operation whose pools are all so can be filled from
     nodes, one selector for each pool's roles.
+    needs: reserved columns ("task", "domain", "labelled") that every row must fill.
+    may: those that a row may fill and that the method heeds; "labelled": the panel offers cases without labels.
     """
 
     name: str
@@ -114,7 +116,8 @@ class Pool:
     help: str = ""
     optional: bool = False
     one_case: bool = False
-    needs: tuple[str, ...] = ()  # reserved columns that every row must fill: "task", "domain", "labelled"
+    needs: tuple[str, ...] = ()
+    may: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -303,6 +306,7 @@ def _describe_operation(method: type[Method], operation: Operation) -> dict[str,
                 "optional": pool.optional,
                 "one_case": pool.one_case,
                 "needs": list(pool.needs),
+                "may": list(pool.may),
                 "roles": [_describe_role(role) for role in pool.roles],
             }
             for pool in operation.pools

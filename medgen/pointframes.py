@@ -46,8 +46,8 @@ FOUND = Role(
 
 
 POOLS = (
-    Pool("theatre", (IMAGE, POINTS), "Frames of the kind to find points in"),
-    Pool("simulator", (IMAGE, POINTS), "Frames of another kind", optional=True),
+    Pool("theatre", (IMAGE, POINTS), "Frames of the kind to find points in", may=("labelled",)),
+    Pool("simulator", (IMAGE, POINTS), "Frames of another kind", optional=True, may=("labelled",)),
 )
 Tiers = dict[str, dict[str, Any]]
 

@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 from backend_tools import volume
 
-from medgen import io
-from medgen.cohort import Row, read_collection, split_subjects
+from medgen import catalog, io
+from medgen.cohort import Row, read_collection, read_pool, split_subjects
 from medgen.errors import UserError
 from medgen.method import Config, Kind, Operation, Pool, Role
 
@@ -103,3 +103,23 @@ def test_a_pool_of_one_case_takes_one_row(tmp_path: Path) -> None:
     collection.write_text(json.dumps({"pools": {"reference": "cohort.csv", "others": "cohort.csv"}}))
     with pytest.raises(UserError, match=r"cohort.csv has 2 rows, but pool “reference” takes one case; keep one"):
         read_collection(collection, train)
+
+
+def test_a_reserved_column_that_a_row_may_fill_can_be_left_out(tmp_path: Path) -> None:
+    table = _table(tmp_path, [{"image": "a.nrrd"}])
+    points = Role("points", Kind.POINTS, "points")
+    (row,) = read_pool(table, Pool("cases", ROLES, may=("labelled",)))
+    assert row.labelled
+    with pytest.raises(UserError, match="column “labelled” is empty, but pool “cases” needs it"):
+        read_pool(table, Pool("cases", ROLES, needs=("labelled",)))
+    io.write_rows([{"image": "a.nrrd", "points": "", "labelled": "no"}], table)
+    (row,) = read_pool(table, Pool("cases", (*ROLES, points), may=("labelled",)))
+    assert not row.labelled and "points" not in row.files
+
+
+def test_the_catalog_says_what_rows_must_and_may_fill() -> None:
+    (frames,) = catalog.operation_entry("tool-detection", "train")["pools"]
+    assert (frames["needs"], frames["may"]) == (["labelled"], [])
+    for slug in ("suture-heatmap", "suture-cross-domain"):
+        for pool in catalog.operation_entry(slug, "train")["pools"]:
+            assert (pool["needs"], pool["may"]) == ([], ["labelled"])

@@ -178,3 +178,18 @@ def _look_at(scene: Any) -> list[tuple[str, int]]:
         if node.IsA("vtkMRMLTransformableNode"):
             state.append((str(node.GetTransformNodeID()), 0))
     return state
+
+
+def picture(name: str = "Figure", seed: int = 1) -> Any:
+    """A colour picture of 80 x 60 px as Slicer has it: a vector volume of one slice."""
+    array = np.random.default_rng(seed).integers(0, 256, (1, 60, 80, 3)).astype(np.uint8)
+    return volume(array, LPS, name)
+
+
+def roi(name: str, box: tuple[float, float, float, float]) -> Any:
+    """A ROI around pixels (left, upper, right, lower edge) of the picture, RAS mm."""
+    x1, y1, x2, y2 = box
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+    node.SetCenter([-(x1 + x2 - 1) / 2, -(y1 + y2 - 1) / 2, 0.0])
+    node.SetSize([x2 - x1, y2 - y1, 1.0])
+    return node

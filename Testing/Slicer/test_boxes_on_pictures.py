@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from boundary_tools import volume
+from boundary_tools import picture, roi
 
 from medgen import bundle
 from medgen.landmarks import compound_figures, tool_detection
@@ -17,7 +17,6 @@ from MedGenLib.errors import MedGenLibError
 from MedGenLib.load import provenance_of
 from MedGenLib.logic import MedGenLogic
 
-PICTURE = np.diag([-1.0, -1.0, 1.0, 1.0])
 CLASSES = ["electron microscopy", "forceps"]
 
 
@@ -26,21 +25,6 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("MEDGEN_CATALOG", raising=False)
     monkeypatch.setenv("MEDGEN_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-def picture(name: str = "Figure") -> Any:
-    """A colour picture of 80 x 60 px as Slicer has it: a vector volume of one slice."""
-    array = np.random.default_rng(1).integers(0, 256, (1, 60, 80, 3)).astype(np.uint8)
-    return volume(array, PICTURE, name)
-
-
-def roi(name: str, box: tuple[float, float, float, float]) -> Any:
-    """A ROI around pixels (left, upper, right, lower edge) of the picture, RAS mm."""
-    x1, y1, x2, y2 = box
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
-    node.SetCenter([-(x1 + x2 - 1) / 2, -(y1 + y2 - 1) / 2, 0.0])
-    node.SetSize([x2 - x1, y2 - y1, 1.0])
-    return node
 
 
 def model(slug: str, folder: Path) -> Path:

@@ -35,7 +35,16 @@ MASK = {**IMAGE, "name": "mask", "kind": "Mask"}
 
 
 def pool(name: str, *roles: dict[str, Any], **options: Any) -> dict[str, Any]:
-    return {"name": name, "help": "", "optional": False, "one_case": False, "needs": [], "roles": roles, **options}
+    return {
+        "name": name,
+        "help": "",
+        "optional": False,
+        "one_case": False,
+        "needs": [],
+        "may": [],
+        "roles": roles,
+        **options,
+    }
 
 
 @pytest.fixture
