@@ -24,7 +24,7 @@ from medgen.landmarks import aneurysm_detection as method
 from medgen.landmarks.aneurysm_detection import AneurysmDetection, ApplyConfig, Fit, TrainConfig, focal_loss
 from medgen.lattice import displacement, draw_lattice
 from medgen.lesionpatches import Patch, choose_patches, places_in
-from medgen.lesions import MarkedVolume, look_through
+from medgen.lesions import MarkedVolume, look_through, window_side
 from medgen.method import Kind, Role
 from medgen.nn.unet import UNet, parameter_count
 from medgen.patches import working_grid
@@ -444,7 +444,7 @@ def test_unfit_cohorts_are_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No aneurysm is marked"):
         METHOD.estimate(TRAIN, [scene(1, sacs=0)], train_config(), run)
     with pytest.raises(UserError, match="“margin” = 12 leaves nothing of a window of 16 voxels"):
-        method.window_side(apply_config(margin=12), train_config())
+        window_side(16, 12)
 
 
 @pytest.mark.parametrize(("points", "words"), [(2, "has no length"), (1, "does not have its two points")])

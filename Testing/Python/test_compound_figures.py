@@ -18,7 +18,7 @@ from backend_tools import ROOT
 from medgen import bundle, catalog, execute, io, markups, phantoms
 from medgen.case import Box, Case, Class, Image
 from medgen.errors import Cancelled, UserError
-from medgen.frames import Frame, boxes_from, look
+from medgen.frames import Frame, boxes_from, frame_of, look
 from medgen.jobs import Event, Run
 from medgen.landmarks import compound_figures
 from medgen.landmarks.compound_figures import CompoundFigures, TrainConfig, boxed, make_network, side_loss, total_loss
@@ -423,7 +423,7 @@ def test_real_figures_go_through(tmp_path: Path, cohort: Path) -> None:
     network = model.network("detector", lambda: make_network(train_config(), 4))
     for path in sorted(REAL.glob("*.jpg")):
         image = io.read_image(path)
-        frame = compound_figures.frame_of(image)
+        frame = frame_of(image)
         found = look(network, frame, 96, 96, a_run(tmp_path), least=0.0, most=8)
         assert 0 < len(found.boxes) <= 8
         assert float(found.boxes[:, 2].max()) <= image.shape[0] and float(found.boxes[:, 3].max()) <= image.shape[1]
