@@ -338,6 +338,20 @@ def map_of(network: nn.Module, pixels: Tensor, run: Run) -> Tensor:
     return found.float().cpu()
 
 
+def sutures_in(
+    image: Image,
+    size: tuple[int, int],
+    see: Callable[[Tensor], Any],
+    rule: Callable[[Any], tuple[Values, Values]],
+    log: Callable[[str], None],
+) -> Points:
+    """The sutures of a picture, surest first. see: a canvas (3, *size) in 0..255 -> its heatmap (rows, columns); rule:
+    a heatmap, as far as the picture goes -> points (n, 2) px and their scores (n,)."""
+    pixels, fitting = fit_picture(image, size, log)
+    found, scores = rule(see(pixels)[: fitting.inner[0], : fitting.inner[1]])
+    return points_from(fitting.back(found), scores.clip(0, 1), image, "suture")
+
+
 # --- how well points were found
 
 

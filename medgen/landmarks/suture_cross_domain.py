@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -378,10 +379,8 @@ class SutureCrossDomain(SutureMethod):
         assert model is not None
         image, trained = case.get("image", Image), model.trained(TrainConfig)
         network = placed(model.network("network", lambda: HeatmapNetwork(trained)), run)
-        pixels, fitting = pointframes.fit_picture(image, trained.size, run.log)
-        heatmap = map_of(network, pixels, run)[: fitting.inner[0], : fitting.inner[1]]
-        found, scores = points_of(heatmap, config)
-        return Case({"points": pointframes.points_from(fitting.back(found), scores.clip(0, 1), image, "suture")})
+        see, rule = partial(map_of, network, run=run), partial(points_of, config=config)
+        return Case({"points": pointframes.sutures_in(image, trained.size, see, rule, run.log)})
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None
