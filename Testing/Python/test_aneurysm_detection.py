@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from method_tools import a_run, configured, said
 from scipy.interpolate import CubicSpline
 from torch import nn
 from torch.nn import functional as F
@@ -37,24 +38,11 @@ SPHERES = Role("aneurysms", Kind.SPHERE, "", many=True, may_be_empty=True)
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure(None, {**TINY, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
+    return configured(TrainConfig, TRAIN, None, {**TINY, **settings})
 
 
 def apply_config(**settings: Any) -> ApplyConfig:
-    config = APPLY.configure(None, settings)
-    assert isinstance(config, ApplyConfig)
-    return config
-
-
-def a_run(folder: Path, events: list[Event] | None = None, **options: Any) -> Run:
-    emit = (lambda event: None) if events is None else events.append
-    return Run(folder, device="cpu", precision="32", emit=emit, **options)
-
-
-def said(events: list[Event]) -> str:
-    return " ".join(event["message"] for event in events if event["event"] == "log")
+    return configured(ApplyConfig, APPLY, None, settings)
 
 
 def scene(seed: int = 0, sacs: int = 1, shape: tuple[int, int, int] = (40, 36, 32)) -> Case:

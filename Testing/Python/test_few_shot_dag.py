@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from method_tools import a_run, configured
 from scipy.spatial.distance import jensenshannon
 from wedges import NAMES, picture
 
@@ -50,14 +51,7 @@ def cohort() -> list[Case]:
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", {**TINY, "pretrain_updates": 6, "updates": 6, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
-
-
-def a_run(folder: Path, events: list[Event] | None = None, **options: Any) -> Run:
-    emit = (lambda event: None) if events is None else events.append
-    return Run(folder, device="cpu", precision="32", emit=emit, **options)
+    return configured(TrainConfig, TRAIN, "smoke", {**TINY, "pretrain_updates": 6, "updates": 6, **settings})
 
 
 @pytest.fixture(scope="module")
