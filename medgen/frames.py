@@ -11,7 +11,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from medgen.bundle import Model
 from medgen.case import Box, Case, Image
 from medgen.errors import UserError
 from medgen.jobs import Run
@@ -28,8 +30,11 @@ from medgen.metrics import detection
 from medgen.metrics.detection import Found
 from medgen.nn.boxes import clipped
 from medgen.nn.detector import Detections, Targets
+from medgen.nn.resnet import PyramidNetwork, load_imagenet
+from medgen.training import drawn, placed
 
 Values = NDArray[np.float64]
+Network = TypeVar("Network", bound=PyramidNetwork)
 
 
 def frame_of(image: Image, log: Callable[[str], None] = lambda message: None) -> Tensor:
@@ -102,6 +107,12 @@ def stretch_field() -> Any:
     """The setting of how long anchors are, for `medgen.nn.detector.stretched`."""
     words = "Beside square anchors, lying and upright ones, 2 to this power times as long as wide"
     return Field(1, ge=0, le=3, description=words)
+
+
+def imagenet_field() -> Any:
+    """The setting of which ImageNet weights a detector's backbone starts from, for `drawn_detector`."""
+    words = "File of the backbone's ImageNet weights (.safetensors, .pth); empty: it learns from scratch"
+    return Field("", description=words)
 
 
 # --- sizes
@@ -205,7 +216,25 @@ def batch_of(samples: list[Sample], run: Run) -> tuple[Tensor, list[Targets]]:
     return images.to(run.device).contiguous(memory_format=torch.channels_last), targets
 
 
-# --- what a detector finds
+# --- a detector, and what it finds
+
+
+def drawn_detector(build: Callable[[], Network], imagenet: str, seed: int | None) -> Network:
+    """The detector that `build` makes, its weights drawn by a seed and, where a file of them is named, its backbone's
+    ImageNet's; without a seed all are to be loaded."""
+    network = drawn(seed or 0, build)
+    if seed is not None and imagenet:
+        load_imagenet(network.backbone, Path(imagenet))
+    return network
+
+
+def detector_model(
+    slug: str, weights: dict[str, Tensor], config: Config, classes: Sequence[str], facts: dict[str, Any]
+) -> Model:
+    """A trained detector. Of the file of ImageNet weights (`imagenet_field`) no more than its name is kept."""
+    settings = config.model_dump(mode="json")
+    settings["imagenet_weights"] = Path(settings["imagenet_weights"]).name
+    return Model(slug, {"detector": weights}, settings, {"classes": list(classes)}, facts)
 
 
 @torch.no_grad()
@@ -222,17 +251,20 @@ def look(detector: Any, frame: Tensor, short: int, longest: int, run: Run, **opt
     return Detections(clipped(found.boxes * ratio, size).cpu(), found.classes.cpu(), found.scores.cpu())
 
 
+def boxes_found(
+    detector: Any, classes: Sequence[str], image: Image, edges: tuple[int, int], run: Run, **options: Any
+) -> list[Box]:
+    """What a detector finds in a picture at these edges (short, long), as ROIs that are named as their classes."""
+    found = look(placed(detector, run), frame_of(image, run.log), *edges, run, **options)
+    names = [classes[kind] for kind in found.classes.tolist()]
+    return boxes_from(as_found(found).boxes, names, found.scores.tolist(), image)
+
+
 def precision_on(frames: Sequence[Frame], see: Callable[[Frame], Detections]) -> float:
     """mAP 50:95 of what `see` finds in labelled frames; 0 where they show nothing."""
     found = [as_found(see(frame)) for frame in frames]
     value, _ = detection.mean_average_precision(found, [as_truth(frame) for frame in frames])
     return 0.0 if math.isnan(value) else value
-
-
-def rois_of(found: Detections, classes: Sequence[str], image: Image) -> list[Box]:
-    """Detections in a picture as ROIs that are named as their classes."""
-    names = [classes[kind] for kind in found.classes.tolist()]
-    return boxes_from(as_found(found).boxes, names, found.scores.tolist(), image)
 
 
 def measured(result: Case, reference: Case) -> dict[str, float]:

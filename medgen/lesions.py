@@ -17,8 +17,9 @@ from medgen.errors import UserError
 from medgen.geometry import WorkingGrid, sample_linear
 from medgen.jobs import Run
 from medgen.metrics.froc import Froc, adam_counts, froc_at, inside_spheres
-from medgen.patches import Vector, antialiased, grid_affine
+from medgen.patches import Vector, antialiased, grid_affine, working_grid
 from medgen.tiles import Index, tiled
+from medgen.training import placed
 
 _COUNTED = 2_000_000  # voxels at most that percentiles are taken over
 _AT_ONCE = 2**17  # voxels of windows looked at together: small windows alone are slower, on a CPU too
@@ -130,6 +131,16 @@ class Windows:
         return self.source.look(index @ affine[:3, :3].T + affine[:3, 3])[None]
 
 
+def window_side(side: int, margin: int) -> int:
+    """The side of windows, voxels; UserError, in the words of the settings “window” and “margin”, where two margins
+    leave nothing of it."""
+    if side <= 2 * margin:
+        raise UserError(
+            f"Setting “margin” = {margin} leaves nothing of a window of {side} voxels; lower it or raise “window”."
+        )
+    return side
+
+
 def windows_over(grid: WorkingGrid, core: int) -> int:
     """How many windows look at a working grid."""
     return math.prod(math.ceil(size / core) for size in grid.shape)
@@ -144,7 +155,7 @@ def look_through(
     percentile `skip` of the volume is not looked at and has probability 0; with 0 none is.
     network: (N, 1, side, side, side) -> logits of that shape.
     """
-    network.to(run.device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    placed(network, run, torch.channels_last_3d).eval()
     core = side - 2 * margin
     inner = (..., *(slice(margin, margin + core),) * 3)
     level = source.percentiles(skip)[0] if skip else -1.0
@@ -204,3 +215,21 @@ def free_response(maps: Iterable[tuple[Tensor, Affine, Sequence[Sphere]]], thres
         for found, affine, lesions in maps
     ]
     return froc_at(thresholds, list(zip(*counts, strict=True)))
+
+
+def curve_over(
+    network: nn.Module,
+    volumes: Sequence[MarkedVolume],
+    voxel: float,
+    side: int,
+    margin: int,
+    thresholds: Sequence[float],
+    run: Run,
+) -> Froc:
+    """The FROC curve of a network over whole volumes, looked through in windows at `voxel` mm, none of them skipped."""
+    maps = []
+    for volume in volumes:
+        grid = working_grid(Image(volume.data[None], volume.affine), voxel)
+        found, _, _ = look_through(network, volume, grid, side, margin, 0.0, run)
+        maps.append((found, grid_affine(grid, volume.affine), volume.lesions))
+    return free_response(maps, thresholds)

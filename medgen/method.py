@@ -56,6 +56,10 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Tiers = dict[str, dict[str, Any]]  # by a tier's name: the settings it changes
+Declared = tuple[str, type[Config], Tiers]  # of an operation: a sentence on what it does, its settings, its tiers
+
+
 def memory_window(least: int, step: int = 1, at_zero: str | None = None) -> dict[str, Any]:
     """Mark for a field's `json_schema_extra`: how much is looked at at once. Less needs less memory and changes nothing
     but the tiling, so a run that is out of memory may halve it by itself, down to `least`, in multiples of `step`.
@@ -153,6 +157,21 @@ class Operation:
     grid: Grid | None = None
     features: str | None = None
     tiers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def train_and_apply(
+        pools: tuple[Pool, ...], inputs: tuple[Role, ...], outputs: tuple[Role, ...], train: Declared, apply: Declared
+    ) -> tuple[Operation, Operation]:
+        """What most methods do: train a model on a collection of `pools`; apply it to `inputs`, which gives `outputs`.
+
+        train, apply: a sentence that says what each does, its settings, and its tiers.
+        """
+        (learn, config, tiers), (find, rule, rules) = train, apply
+        trained = (Role("model", Kind.MODEL, "The trained model"),)
+        return (
+            Operation("train", "Train", learn, config, "collection", pools=pools, outputs=trained, tiers=tiers),
+            Operation("apply", "Apply", find, rule, inputs=inputs, outputs=outputs, needs_model=True, tiers=rules),
+        )
 
     def columns(self) -> tuple[Role, ...]:
         """What the rows of a cohort that this is applied to may hold: its inputs, and the references of its outputs,

@@ -8,6 +8,7 @@ picture's plane (of a PNG or JPEG: its pixels).
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medgen import augmentation, prepare
+from medgen.bundle import Model
 from medgen.case import Case, Image, Points
-from medgen.cohort import Collection, Row
+from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.frames import frame_of
 from medgen.jobs import Run
-from medgen.method import Config, Kind, Operation, Pool, Role, lowers_memory, paper
+from medgen.method import Config, Declared, Kind, Method, Operation, Pool, Role, Tiers, lowers_memory, paper
 from medgen.metrics.points import Matched, matched
 from medgen.nn.heatmaps import gaussians, together
 from medgen.training import Training
@@ -49,17 +51,11 @@ POOLS = (
     Pool("theatre", (IMAGE, POINTS), "Frames of the kind to find points in", may=("labelled",)),
     Pool("simulator", (IMAGE, POINTS), "Frames of another kind", optional=True, may=("labelled",)),
 )
-Tiers = dict[str, dict[str, Any]]
 
 
-def operations(
-    help: str, config: type[Config], tiers: Tiers, rule: type[Config], rules: Tiers
-) -> tuple[Operation, Operation]:
-    """Training on `POOLS`, which `help` tells about, and finding the points of a frame by a `rule`."""
-    outputs = (Role("model", Kind.MODEL, "The trained model"),)
-    train = Operation("train", "Train", help, config, "collection", pools=POOLS, outputs=outputs, tiers=tiers)
-    words = "apply", "Apply", "Find the sutures in a frame."
-    return train, Operation(*words, rule, inputs=(IMAGE,), outputs=(FOUND,), needs_model=True, tiers=rules)
+def operations(train: Declared, rule: type[Config], rules: Tiers) -> tuple[Operation, Operation]:
+    """Training on `POOLS`, and finding the points of a frame by a `rule`."""
+    return Operation.train_and_apply(POOLS, (IMAGE,), (FOUND,), train, ("Find the sutures in a frame.", rule, rules))
 
 
 SECONDS_A_PIXEL = 4e-7  # that a frame's random change and its target take
@@ -207,19 +203,10 @@ def frames_of(cases: Sequence[Case], size: tuple[int, int], log: Callable[[str],
     return found
 
 
-def read_cases(rows: Sequence[Row], run: Run) -> list[Case]:
-    """The rows of a pool but those of the test split."""
-    kept = [row for row in rows if row.split != "test"]
-    cases: list[Case] = []
-    for number, row in enumerate(kept):
-        run.progress(number, len(kept), "read")
-        cases.append(prepare.load_row(row, (IMAGE, POINTS), run.log))
-    return cases
-
-
 def read_pools(collection: Collection, size: tuple[int, int], run: Run) -> tuple[list[PointFrame], list[PointFrame]]:
     """The frames of both of `POOLS`, on canvases of one size; none of one that is not there."""
-    first, second = (frames_of(read_cases(collection.rows(pool.name), run), size, run.log) for pool in POOLS)
+    pools = (prepare.load_rows(collection.rows(pool.name), pool.roles, run) for pool in POOLS)
+    first, second = (frames_of(cases, size, run.log) for cases in pools)
     return first, second
 
 
@@ -332,6 +319,15 @@ def random_batch(
     return training.batch(size, draw)
 
 
+def with_maps(
+    batch: Sequence[tuple[Tensor, Tensor]], size: tuple[int, int], device: torch.device, *shape: float
+) -> tuple[Tensor, Tensor]:
+    """Frames and points of `random_batch` as networks learn from them: frames (B, 3, rows, columns) and heatmaps
+    (B, 1, rows, columns) on a device. shape: of the Gaussians, for `target`."""
+    frames = torch.stack([pixels for pixels, _ in batch]).to(device).contiguous(memory_format=torch.channels_last)
+    return frames, torch.stack([target(points, size, *shape) for _, points in batch]).to(device)
+
+
 @torch.no_grad()
 def map_of(network: nn.Module, pixels: Tensor, run: Run) -> Tensor:
     """(h, w): what a network (N, 3, h, w) -> (N, 1, h, w) gives for a canvas (3, h, w) in 0..255, on the CPU."""
@@ -340,6 +336,20 @@ def map_of(network: nn.Module, pixels: Tensor, run: Run) -> Tensor:
     with run.autocast():
         found = network(frames)[0, 0]
     return found.float().cpu()
+
+
+def sutures_in(
+    image: Image,
+    size: tuple[int, int],
+    see: Callable[[Tensor], Any],
+    rule: Callable[[Any], tuple[Values, Values]],
+    log: Callable[[str], None],
+) -> Points:
+    """The sutures of a picture, surest first. see: a canvas (3, *size) in 0..255 -> its heatmap (rows, columns); rule:
+    a heatmap, as far as the picture goes -> points (n, 2) px and their scores (n,)."""
+    pixels, fitting = fit_picture(image, size, log)
+    found, scores = rule(see(pixels)[: fitting.inner[0], : fitting.inner[1]])
+    return points_from(fitting.back(found), scores.clip(0, 1), image, "suture")
 
 
 # --- how well points were found
@@ -382,3 +392,27 @@ def over_all(pairs: Sequence[Matched]) -> Matched:
         sum(one.found for one in pairs),
         sum(one.meant for one in pairs),
     )
+
+
+# --- what both methods are
+
+
+class SutureMethod(Method):
+    """A method that learns from `POOLS` in memory (`fit`) and finds the sutures of a frame."""
+
+    module = "MedGenLandmarks"
+    group = "Points"
+    phantoms = ("annulus",)
+    demo_cases = 72
+
+    def train(self, collection: Collection, config: Any, run: Run, model: Model | None = None) -> Case:
+        """The rows of the pools -> a model of the theatre; rows of the test split are left out."""
+        return Case({"model": self.fit(*read_pools(collection, config.size, run), config, run)})
+
+    @abstractmethod
+    def fit(self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: Any, run: Run) -> Model:
+        """Train on frames in memory."""
+
+    def measure(self, result: Case, reference: Case) -> dict[str, float]:
+        """As `measures`: the papers' measures of one frame, and the counts that give them over all points."""
+        return measures(result, reference)

@@ -7,7 +7,7 @@ which a file lists its axes changes nothing. Out: what lies on the reference's g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from medgen.case import Affine, Case, Image, Mask
 from medgen.cohort import Row
 from medgen.errors import UserError
 from medgen.geometry import AxisOrder, resample, to_canonical
+from medgen.jobs import Run
 from medgen.method import Kind, Role
 
 Log = Callable[[str], None]
@@ -82,6 +83,16 @@ def load_row(row: Row, roles: tuple[Role, ...], log: Log) -> Prepared:
         raise UserError(f"{row.label}: {error}") from None
     case.row = row.columns()
     return case
+
+
+def load_rows(rows: Sequence[Row], roles: tuple[Role, ...], run: Run) -> list[Case]:
+    """Rows to learn from and to validate with, in memory: all but those of the test split."""
+    kept = [row for row in rows if row.split != "test"]
+    cases: list[Case] = []
+    for number, row in enumerate(kept):
+        run.progress(number, len(kept), "read")
+        cases.append(load_row(row, roles, run.log))
+    return cases
 
 
 def _check(value: Any, role: Role, file: str) -> None:

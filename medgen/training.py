@@ -38,6 +38,30 @@ from medgen.jobs import Run
 
 CHECKPOINT = "checkpoint.pt"
 Result = TypeVar("Result")
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def drawn(seed: int, build: Callable[[], Network]) -> Network:
+    """The network that `build` makes, its weights drawn by the seed; torch's global random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def placed(network: Network, run: Run, layout: torch.memory_format = torch.channels_last) -> Network:
+    """The network on the run's device, its channels last (`layout`, for volumes torch.channels_last_3d)."""
+    return network.to(run.device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Go on with another step size."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def look_due(step: int, every: int, steps: int) -> bool:
+    """Whether to look at the validation cases after step `step` (from 0) of `steps`: every so often, and at the end."""
+    return (step + 1) % every == 0 or step + 1 == steps
 
 
 class Stateful(Protocol):
@@ -83,6 +107,10 @@ class Best:
         self.value, self.step = value, step
         self.weights = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
         return True
+
+    def kept(self, network: nn.Module) -> dict[str, Tensor]:
+        """The best weights; those that the network has, where nothing was ever offered."""
+        return self.weights or {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Measure, step and weights."""
@@ -199,6 +227,12 @@ class Training:
     def alone(self, work: Callable[[], Result]) -> Result:
         """What `work` gives in rank 0, for all processes: numbers, strings, lists of them. The others wait."""
         return ranks.from_first(work)
+
+    def look(self, name: str, measure: Callable[[], float], step: int, network: nn.Module, best: Best) -> None:
+        """Tell a validation measure (higher is better) after `step` steps; the network is kept if it is the best."""
+        value = self.alone(measure)
+        self.run.metric(name, value, step)
+        best.offer(value, step, network)
 
     def step(self, loss: Tensor, *optimisers: torch.optim.Optimizer, weight: float = 1.0) -> float:
         """Back-propagate, update and clear the gradients; the loss as a number, a mean over all processes.

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from medgen.case import Case, Image, Points
-from medgen.jobs import Event, Run
 from medgen.pointframes import PointFrame, frames_of
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])  # of a PNG: pixels as LPS mm
-
-
-def a_run(folder: Path, events: list[Event] | None = None, **options: Any) -> Run:
-    emit = (lambda event: None) if events is None else events.append
-    return Run(folder, device="cpu", precision="32", emit=emit, **options)
-
-
-def said(events: list[Event]) -> str:
-    return " ".join(event["message"] for event in events if event["event"] == "log")
 
 
 def points_at(pixels: Any, affine: np.ndarray = AFFINE) -> Points:

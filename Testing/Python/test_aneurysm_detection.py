@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from method_tools import a_run, configured, said
 from scipy.interpolate import CubicSpline
 from torch import nn
 from torch.nn import functional as F
@@ -24,7 +25,7 @@ from medgen.landmarks import aneurysm_detection as method
 from medgen.landmarks.aneurysm_detection import AneurysmDetection, ApplyConfig, Fit, TrainConfig, focal_loss
 from medgen.lattice import displacement, draw_lattice
 from medgen.lesionpatches import Patch, choose_patches, places_in
-from medgen.lesions import MarkedVolume, look_through
+from medgen.lesions import MarkedVolume, look_through, window_side
 from medgen.method import Kind, Role
 from medgen.nn.unet import UNet, parameter_count
 from medgen.patches import working_grid
@@ -37,24 +38,11 @@ SPHERES = Role("aneurysms", Kind.SPHERE, "", many=True, may_be_empty=True)
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure(None, {**TINY, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
+    return configured(TrainConfig, TRAIN, None, {**TINY, **settings})
 
 
 def apply_config(**settings: Any) -> ApplyConfig:
-    config = APPLY.configure(None, settings)
-    assert isinstance(config, ApplyConfig)
-    return config
-
-
-def a_run(folder: Path, events: list[Event] | None = None, **options: Any) -> Run:
-    emit = (lambda event: None) if events is None else events.append
-    return Run(folder, device="cpu", precision="32", emit=emit, **options)
-
-
-def said(events: list[Event]) -> str:
-    return " ".join(event["message"] for event in events if event["event"] == "log")
+    return configured(ApplyConfig, APPLY, None, settings)
 
 
 def scene(seed: int = 0, sacs: int = 1, shape: tuple[int, int, int] = (40, 36, 32)) -> Case:
@@ -444,7 +432,7 @@ def test_unfit_cohorts_are_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No aneurysm is marked"):
         METHOD.estimate(TRAIN, [scene(1, sacs=0)], train_config(), run)
     with pytest.raises(UserError, match="“margin” = 12 leaves nothing of a window of 16 voxels"):
-        method.window_side(apply_config(margin=12), train_config())
+        window_side(16, 12)
 
 
 @pytest.mark.parametrize(("points", "words"), [(2, "has no length"), (1, "does not have its two points")])

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from backend_tools import ROOT
-from test_aneurysm_detection import APPLY, METHOD, TRAIN, a_run
+from method_tools import a_run
+from test_aneurysm_detection import APPLY, METHOD, TRAIN
 
 from medgen import bundle, phantoms, prepare
 from medgen.case import Case

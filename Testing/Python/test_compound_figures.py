@@ -14,12 +14,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 from backend_tools import ROOT
+from method_tools import a_run, as_image, configured, least_seconds
 
 from medgen import bundle, catalog, execute, io, markups, phantoms
 from medgen.case import Box, Case, Class, Image
 from medgen.errors import Cancelled, UserError
-from medgen.frames import Frame, boxes_from, look
-from medgen.jobs import Event, Run
+from medgen.frames import Frame, boxes_from, detector_model, frame_of, look
+from medgen.jobs import Event
 from medgen.landmarks import compound_figures
 from medgen.landmarks.compound_figures import CompoundFigures, TrainConfig, boxed, make_network, side_loss, total_loss
 from medgen.nn import one_stage
@@ -35,14 +36,7 @@ PLAIN = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", {"size": 96, "updates": 3, "validate_every": 2, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
-
-
-def a_run(folder: Path, events: list[Event] | None = None, **options: Any) -> Run:
-    emit = (lambda event: None) if events is None else events.append
-    return Run(folder, device="cpu", precision="32", emit=emit, **options)
+    return configured(TrainConfig, TRAIN, "smoke", {"size": 96, "updates": 3, "validate_every": 2, **settings})
 
 
 def single(kind: int, size: tuple[int, int], value: int | None = None) -> Single:
@@ -395,6 +389,17 @@ def test_a_strangers_model_is_refused_before_anything_is_built_of_it(
         METHOD.apply(a_case([]), apply, a_run(tmp_path), changed)  # type: ignore[arg-type]
 
 
+@pytest.mark.alone
+def test_a_figure_of_512_by_288_is_looked_at_within_half_a_second(tmp_path: Path) -> None:
+    """Of a processor's time, with a network of the demo tier at that size and 300 boxes."""
+    config = configured(TrainConfig, TRAIN, "demo", {"size": 512})
+    ready = detector_model(METHOD.slug, make_network(config, 4, 0).state_dict(), config, list(figures.KINDS), {})
+    figure, run = Case({"image": as_image(figures.make(1, (512, 288))["image"])}), a_run(tmp_path)
+    every = APPLY.configure("demo", {"confidence": 0, "most": 300})
+    assert len(METHOD.apply(figure, every, run, ready)["boxes"]) == 300
+    assert least_seconds(lambda: METHOD.apply(figure, every, run, ready)) <= 0.5
+
+
 def test_times_and_memory_are_estimated_by_the_real_network(tmp_path: Path) -> None:
     case, run = a_case([[0, 0, 60, 40]]), a_run(tmp_path)
     short = METHOD.estimate(TRAIN, [case], train_config(updates=100), run)
@@ -423,7 +428,7 @@ def test_real_figures_go_through(tmp_path: Path, cohort: Path) -> None:
     network = model.network("detector", lambda: make_network(train_config(), 4))
     for path in sorted(REAL.glob("*.jpg")):
         image = io.read_image(path)
-        frame = compound_figures.frame_of(image)
+        frame = frame_of(image)
         found = look(network, frame, 96, 96, a_run(tmp_path), least=0.0, most=8)
         assert 0 < len(found.boxes) <= 8
         assert float(found.boxes[:, 2].max()) <= image.shape[0] and float(found.boxes[:, 3].max()) <= image.shape[1]

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from backend_tools import ROOT
+from method_tools import a_run, configured
 from scipy.spatial.distance import jensenshannon
 from wedges import NAMES, picture
 
@@ -50,14 +52,7 @@ def cohort() -> list[Case]:
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", {**TINY, "pretrain_updates": 6, "updates": 6, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
-
-
-def a_run(folder: Path, events: list[Event] | None = None, **options: Any) -> Run:
-    emit = (lambda event: None) if events is None else events.append
-    return Run(folder, device="cpu", precision="32", emit=emit, **options)
+    return configured(TrainConfig, TRAIN, "smoke", {**TINY, "pretrain_updates": 6, "updates": 6, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +255,23 @@ def test_measures_are_those_of_table_1() -> None:
     assert measures["failure rate"] == pytest.approx(2 / 3)  # 5 % of 48 mm; not found has failed
     with pytest.raises(UserError, match="name them alike"):
         METHOD.measure(Case({"landmarks": Points(found[:1], ["x"])}), case)
+
+
+def test_the_real_radiographs_points_that_were_not_found_are_told_and_have_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "Testing" / "Claims"))
+    import chest
+
+    cases = [picture(seed) for seed in (2, 3)]
+    found = [case["landmarks"].positions + (1.0, 0, 0) for case in cases]
+    found[0][0] += (3.0, 0, 0)
+    found[1][1:] = np.nan
+    told = chest.summed([Points(places, NAMES) for places in found], cases)
+    expected = {"mean mm of those found": 7 / 4, "not found": 2 / 6, "failure rate": 3 / 6}
+    assert told == pytest.approx(expected, abs=1e-4)
+    nothing = chest.summed([Points(np.full((3, 3), np.nan), NAMES)], cases[:1])
+    assert nothing == {"mean mm of those found": None, "not found": 1.0, "failure rate": 1.0}
 
 
 # --- files

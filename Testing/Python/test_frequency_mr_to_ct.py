@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from method_tools import configured
 from torch import nn
 
 from medgen import bundle, catalog, cohort, execute, io, prepare
@@ -52,15 +53,11 @@ TRAIN, APPLY = METHOD.operation("train"), METHOD.operation("apply")
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", settings)
-    assert isinstance(config, TrainConfig)
-    return config
+    return configured(TrainConfig, TRAIN, "smoke", settings)
 
 
 def apply_config(**settings: Any) -> ApplyConfig:
-    config = APPLY.configure("smoke", settings)
-    assert isinstance(config, ApplyConfig)
-    return config
+    return configured(ApplyConfig, APPLY, "smoke", settings)
 
 
 AFFINE = np.diag([4.0, 4, 5, 1])

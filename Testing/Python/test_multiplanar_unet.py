@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from method_tools import configured
 
 from medgen import bundle, catalog, execute, io, markups
 from medgen.case import Case, Mask, Plane, renumber, unite_segments
@@ -46,15 +47,11 @@ TRAIN, APPLY = METHOD.operation("train"), METHOD.operation("apply")
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", settings)
-    assert isinstance(config, TrainConfig)
-    return config
+    return configured(TrainConfig, TRAIN, "smoke", settings)
 
 
 def apply_config(**settings: Any) -> ApplyConfig:
-    config = APPLY.configure("smoke", settings)
-    assert isinstance(config, ApplyConfig)
-    return config
+    return configured(ApplyConfig, APPLY, "smoke", settings)
 
 
 def blob(size: int = 32) -> tuple[np.ndarray, np.ndarray]:

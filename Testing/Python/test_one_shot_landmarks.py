@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from backend_tools import ROOT
+from method_tools import a_run, configured, said
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
@@ -98,24 +99,11 @@ def scene(
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", {**QUICK, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
+    return configured(TrainConfig, TRAIN, "smoke", {**QUICK, **settings})
 
 
 def apply_config(**settings: Any) -> ApplyConfig:
-    config = APPLY.configure("smoke", settings)
-    assert isinstance(config, ApplyConfig)
-    return config
-
-
-def a_run(folder: Path, events: list[Event] | None = None, **options: Any) -> Run:
-    emit = (lambda event: None) if events is None else events.append
-    return Run(folder, device="cpu", precision="32", emit=emit, **options)
-
-
-def said(events: list[Event]) -> str:
-    return " ".join(event["message"] for event in events if event["event"] == "log")
+    return configured(ApplyConfig, APPLY, "smoke", settings)
 
 
 @pytest.fixture(scope="module")

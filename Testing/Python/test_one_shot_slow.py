@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from backend_tools import ROOT
-from test_one_shot_landmarks import METHOD, a_run, scene, train_config
+from method_tools import a_run
+from test_one_shot_landmarks import METHOD, scene, train_config
 
 from medgen import phantoms, prepare
 from medgen.case import Case, Image, Mask, Points

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from suture_tools import AFFINE, a_run, case, points_at
+from method_tools import a_run
+from suture_tools import AFFINE, case, points_at
 
 from medgen import phantoms, pointframes
 from medgen.case import Case, Image

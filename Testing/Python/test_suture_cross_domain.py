@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from suture_tools import a_run, case, points_at, pool, said
+from method_tools import a_run, as_image, configured, least_seconds, said
+from suture_tools import case, points_at, pool
 from torch.distributions import Bernoulli, kl_divergence
 
 from medgen import bundle, catalog, execute, io, markups, phantoms
-from medgen.case import Image, Points
+from medgen.case import Case, Image, Points
 from medgen.errors import Cancelled, UserError
 from medgen.jobs import Event, Run
 from medgen.landmarks import suture_cross_domain
@@ -30,7 +31,9 @@ from medgen.landmarks.suture_cross_domain import (
 )
 from medgen.metrics.points import matched
 from medgen.nn.heatmaps import gaussians, together
+from medgen.phantoms import annulus
 from medgen.pointframes import over_all
+from medgen.training import drawn
 
 METHOD = SutureCrossDomain()
 TRAIN, APPLY = METHOD.operation("train"), METHOD.operation("apply")
@@ -41,15 +44,11 @@ TINY: dict[str, Any] = {
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", {**TINY, "updates": 3, "validate_every": 2, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
+    return configured(TrainConfig, TRAIN, "smoke", {**TINY, "updates": 3, "validate_every": 2, **settings})
 
 
 def apply_config(**settings: Any) -> ApplyConfig:
-    config = APPLY.configure("demo", settings)
-    assert isinstance(config, ApplyConfig)
-    return config
+    return configured(ApplyConfig, APPLY, "demo", settings)
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +327,19 @@ def test_a_picture_with_five_channels_is_refused(model: bundle.Model, tmp_path: 
     odd.values["image"] = Image(torch.rand(5, 20, 20), np.eye(4), "odd")
     with pytest.raises(UserError, match="“odd” has 5 channels"):
         METHOD.apply(odd, apply_config(), a_run(tmp_path), model)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("backbone", ["hrnet-small", "deeplabv3+-small"])
+def test_a_frame_of_512_by_288_is_looked_at_within_half_a_second(backbone: str, tmp_path: Path) -> None:
+    """Of a processor's time, with a network of the demo tier at that size."""
+    config = configured(TrainConfig, TRAIN, "demo", {"rows": 288, "columns": 512, "backbone": backbone})
+    weights = drawn(0, lambda: HeatmapNetwork(config)).state_dict()
+    weights["head.bias"] += 1  # so that an untrained network has peaks above the floor
+    ready = bundle.Model(METHOD.slug, {"network": weights}, config.model_dump(mode="json"), {}, {})
+    frame, run = Case({"image": as_image(annulus.make(1)["image"])}), a_run(tmp_path)
+    assert len(METHOD.apply(frame, apply_config(), run, ready)["points"].names) == 10
+    assert least_seconds(lambda: METHOD.apply(frame, apply_config(), run, ready)) <= 0.5
 
 
 def test_applying_is_estimated_for_each_frame(model: bundle.Model, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from method_tools import a_run, as_image, configured, least_seconds, said
 from scipy import ndimage
-from suture_tools import a_run, case, points_at, pool, said
+from suture_tools import case, points_at, pool
 
 from medgen import bundle, catalog, execute, io, markups, phantoms, pointframes
 from medgen.case import Case, Image, Points
@@ -28,10 +29,13 @@ from medgen.landmarks.suture_heatmap import (
     blobs,
     cut,
     dice_loss,
+    make_network,
     points_of,
     translated,
 )
 from medgen.nn.heatmaps import gaussians, together
+from medgen.phantoms import annulus
+from medgen.training import drawn
 
 METHOD = SutureHeatmap()
 TRAIN, APPLY = METHOD.operation("train"), METHOD.operation("apply")
@@ -42,15 +46,11 @@ TINY: dict[str, Any] = {
 
 
 def train_config(**settings: Any) -> TrainConfig:
-    config = TRAIN.configure("smoke", {**TINY, "updates": 4, "validate_every": 2, **settings})
-    assert isinstance(config, TrainConfig)
-    return config
+    return configured(TrainConfig, TRAIN, "smoke", {**TINY, "updates": 4, "validate_every": 2, **settings})
 
 
 def apply_config(**settings: Any) -> ApplyConfig:
-    config = APPLY.configure("demo", settings)
-    assert isinstance(config, ApplyConfig)
-    return config
+    return configured(ApplyConfig, APPLY, "demo", settings)
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +334,19 @@ def test_a_strangers_model_is_refused_in_one_sentence(
     strange = bundle.Model(model.slug, model.networks, {**model.config, **changes["config"]}, name="strange")
     with pytest.raises(UserError, match=message):
         METHOD.apply(case(0), apply_config(), a_run(tmp_path), strange)
+
+
+@pytest.mark.alone
+def test_a_frame_of_512_by_288_is_looked_at_within_half_a_second(tmp_path: Path) -> None:
+    """Of a processor's time, with a network of the demo tier at that size; untrained, it sees dozens of blobs."""
+    config = configured(TrainConfig, TRAIN, "demo", {"rows": 288, "columns": 512})
+    network = drawn(0, lambda: make_network(config))
+    network.head.weight.data *= 100
+    ready = bundle.Model(METHOD.slug, {"unet": network.state_dict()}, config.model_dump(mode="json"), {}, {})
+    frame, run = Case({"image": as_image(annulus.make(1)["image"])}), a_run(tmp_path)
+    every = apply_config(least_score=0)
+    assert len(METHOD.apply(frame, every, run, ready)["points"].names) > 50
+    assert least_seconds(lambda: METHOD.apply(frame, every, run, ready)) <= 0.5
 
 
 def test_applying_is_estimated_for_each_frame(model: bundle.Model, tmp_path: Path) -> None:

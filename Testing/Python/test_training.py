@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from medgen.errors import Cancelled, UserError
-from medgen.jobs import Run
-from medgen.training import EMA, Best, Randomness, Training
+from medgen.jobs import Event, Run
+from medgen.training import EMA, Best, Randomness, Training, drawn, look_due
 
 STEPS = 40
 
@@ -88,6 +88,34 @@ def test_a_killed_process_resumes_to_the_same_model(tmp_path: Path) -> None:
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     first, second = (_train(Run(tmp_path / str(seed), device="cpu", seed=seed)) for seed in (0, 1))
     assert not torch.equal(first["0.weight"], second["0.weight"])
+
+
+def test_drawn_weights_are_their_seeds_and_leave_the_global_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one, same, other = (drawn(seed, lambda: nn.Linear(3, 2)) for seed in (1, 1, 2))
+    assert torch.equal(one.weight, same.weight) and not torch.equal(one.weight, other.weight)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_stage_is_looked_at_every_so_often_and_at_its_end() -> None:
+    assert [step + 1 for step in range(10) if look_due(step, 4, 10)] == [4, 8, 10]
+
+
+def test_the_best_look_is_kept_and_without_any_the_network_as_it_is(tmp_path: Path) -> None:
+    events: list[Event] = []
+    network, best = drawn(0, lambda: nn.Linear(2, 1)), Best()
+    training = Training(Run(tmp_path, device="cpu", emit=events.append), {"network": network, "best": best})
+    now = best.kept(network)
+    network.weight.data += 1
+    assert torch.equal(now["weight"] + 1, network.weight)  # a copy
+    for step, value in enumerate((0.2, 0.7, 0.5)):
+        network.weight.data.fill_(value)
+        training.look("F1", lambda value=value: value, step, network, best)  # type: ignore[misc]
+    assert best.kept(network)["weight"].unique().item() == pytest.approx(0.7) and best.step == 1
+    assert [(event["name"], event["value"], event["step"]) for event in events] == [
+        ("F1", 0.2, 0), ("F1", 0.7, 1), ("F1", 0.5, 2),
+    ]  # fmt: skip
 
 
 def test_divergence_is_a_sentence_and_not_a_model(tmp_path: Path) -> None:

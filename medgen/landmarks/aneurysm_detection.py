@@ -43,6 +43,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -59,14 +60,14 @@ from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
 from medgen.lesionpatches import Patch, PatchConfig, choose_patches, paper_setting, places_in
-from medgen.lesions import MarkedVolume, check_marked, components, free_response, look_through, windows_over
+from medgen.lesions import MarkedVolume, check_marked, components, curve_over, look_through, window_side, windows_over
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, memory_window
 from medgen.metrics import froc
 from medgen.metrics.overlap import Confusion
 from medgen.nn.unet import UNet
 from medgen.pace import seconds_an_update
 from medgen.patches import Vector, grid_affine, working_grid
-from medgen.training import Randomness, Training
+from medgen.training import Randomness, Training, drawn, placed, set_rate
 
 _THRESHOLDS = (0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of the validation's FROC
 _GAMMA, _ALPHA = 2.0, 0.25  # of the focal loss
@@ -148,10 +149,8 @@ class Fit:
         spheres = [sphere for volume in volumes for sphere in volume.lesions]
         filled = config.duplicates * sum(4 / 3 * math.pi * sphere.radius**3 for sphere in spheres)
         share = filled / (len(self.patches) * (config.patch * config.voxel) ** 3)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            network = build_network(config, min(max(share, 1e-5), 0.5))
-        self.network = network.to(run.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        network = drawn(run.seed, lambda: build_network(config, min(max(share, 1e-5), 0.5)))
+        self.network = placed(network, run, torch.channels_last_3d)
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random = Randomness(run.seed)
         self.training = Training(run, {"unet": self.network, "adam": self.adam, "random": self.random})
@@ -184,9 +183,8 @@ class Fit:
         """One gradient update; its loss."""
         self.network.train()
         if self.config.schedule == "cosine":
-            for group in self.adam.param_groups:
-                share = 0.505 + 0.495 * math.cos(math.pi * step / self.updates)
-                group["lr"] = self.config.learning_rate * share
+            share = 0.505 + 0.495 * math.cos(math.pi * step / self.updates)
+            set_rate(self.adam, self.config.learning_rate * share)
         samples = self.training.batch(self.config.batch_size, lambda count: self._draw(step, count))
         images, labels = (self._on_device(torch.stack(part)) for part in zip(*samples, strict=True))
         with self.training.autocast():
@@ -235,12 +233,8 @@ class Fit:
         return self.training.alone(self._free_response)
 
     def _free_response(self) -> str:
-        side, maps = self.config.patch, []
-        for volume in self.validation:
-            grid = working_grid(Image(volume.data[None], volume.affine), self.config.voxel)
-            found, _, _ = look_through(self.network, volume, grid, side, side // 6, 0.0, self.run)
-            maps.append((found, grid_affine(grid, volume.affine), volume.lesions))
-        curve = free_response(maps, _THRESHOLDS)
+        side, voxel = self.config.patch, self.config.voxel
+        curve = curve_over(self.network, self.validation, voxel, side, side // 6, _THRESHOLDS, self.run)
         best = curve.nearest_corner()
         sensitivity, fp, threshold = curve.sensitivity[best], curve.fp[best], curve.thresholds[best]
         return (
@@ -258,7 +252,7 @@ class Fit:
                 found = self.network(self._on_device(images)).cpu() > 0
             voxels += Confusion.of(found, labels > 0)
             patches += Confusion.of(found.flatten(1).any(dim=1), (labels > 0).flatten(1).any(dim=1))
-        return [voxels.tp, voxels.fp, voxels.fn, voxels.tn, patches.tp, patches.fp, patches.fn, patches.tn]
+        return [*astuple(voxels), *astuple(patches)]
 
 
 # --- the method
@@ -300,26 +294,19 @@ class AneurysmDetection(Method):
     limits = "Aneurysms under 2 mm are often missed, and small arteries that leave large ones are taken for aneurysms."
     phantoms = ("mr-angiogram",)
     demo_cases = 20
-    operations = (
-        Operation(
-            "train",
-            "Train",
+    operations = Operation.train_and_apply(
+        (Pool("cases", (_IMAGE, _MARKED)),),
+        (_IMAGE,),
+        (_POINTS, _FOUND),
+        train=(
             "Learn from angiograms with marked aneurysms.",
             TrainConfig,
-            scope="collection",
-            pools=(Pool("cases", (_IMAGE, _MARKED)),),
-            outputs=(Role("model", Kind.MODEL, "The trained model"),),
-            tiers={"smoke": {**_QUICK, **_SMOKE}, "demo": {**_QUICK, **_DEMO}, "paper": {}},
+            {"smoke": {**_QUICK, **_SMOKE}, "demo": {**_QUICK, **_DEMO}, "paper": {}},
         ),
-        Operation(
-            "apply",
-            "Apply",
+        apply=(
             "Find candidate aneurysms in an angiogram.",
             ApplyConfig,
-            inputs=(_IMAGE,),
-            outputs=(_POINTS, _FOUND),
-            needs_model=True,
-            tiers={
+            {
                 "smoke": {"window": 32, "margin": 4},
                 "demo": {"window": 32, "margin": 4, "skip": 95.0, "threshold": 0.6},
                 "paper": {},
@@ -329,12 +316,8 @@ class AneurysmDetection(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """A cohort's rows (those of the test split left out) -> a model; rows for validation are measured only."""
-        rows = [row for row in collection.rows() if row.split != "test" and row.labelled]
-        cases = []
-        for number, row in enumerate(rows):
-            run.progress(number, len(rows), "prepare")
-            cases.append(prepare.load_row(row, (_IMAGE, _MARKED), run.log))
-        return Case({"model": self.fit(cases, [row.split == "validation" for row in rows], config, run)})
+        cases = prepare.load_rows([row for row in collection.rows() if row.labelled], (_IMAGE, _MARKED), run)
+        return Case({"model": self.fit(cases, held_out(cases), config, run)})
 
     def fit(self, cases: Sequence[Case], validation: Sequence[bool], config: TrainConfig, run: Run) -> Model:
         """Train on cases in memory (`image`, `aneurysms`); `validation` says which are measured, not learnt from.
@@ -347,19 +330,19 @@ class AneurysmDetection(Method):
         learnt, held = ([v for v, h in zip(volumes, validation, strict=True) if h is held] for held in (False, True))
         fit = Fit(learnt, held, config, run)
         marked = config.duplicates * sum(len(volume.lesions) for volume in learnt)
-        free = sum(not volume.lesions for volume in learnt)
-        if free:
+        if free := sum(not volume.lesions for volume in learnt):
             run.log(f"{free} of {len(learnt)} volumes have no marked aneurysm and count as free of them.")
         run.log(f"Patches: {marked} of aneurysms, {len(fit.patches) - marked} of vessels and tissue.")
         fit.fit()
         dimmest = min(volume.brightness(sphere) for volume in learnt for sphere in volume.lesions)
+        counts = astuple(fit.patchwise)
         facts = {
             "cases": len(learnt),
             "aneurysms": marked // config.duplicates,
             "patches": len(fit.patches),
             "validation kappa": round(fit.voxelwise.kappa, 4) if held else "not measured",
             "validation Dice": round(fit.voxelwise.dice, 4) if held else "not measured",
-            "validation patches TP, FP, FN, TN": _words(fit.patchwise) if held else "not measured",
+            "validation patches TP, FP, FN, TN": ", ".join(map(str, counts)) if held else "not measured",
             "validation FROC": fit.free_response() if any(volume.lesions for volume in held) else "not measured",
             "dimmest aneurysm's percentile": round(dimmest, 2),
             "seconds": round(time.monotonic() - began, 1),
@@ -371,7 +354,7 @@ class AneurysmDetection(Method):
         """An angiogram -> candidates as points and as spheres; none is a valid result."""
         assert model is not None
         trained, dimmest = model.trained(TrainConfig), model.noted(Settings).dimmest
-        image, side = case.get("image", Image), window_side(config, trained)
+        image, side = case.get("image", Image), window_side(config.window or trained.patch, config.margin)
         check_marked(image, [], "aneurysm")
         network = model.network("unet", lambda: build_network(trained))
         grid = working_grid(image, trained.voxel)
@@ -403,15 +386,14 @@ class AneurysmDetection(Method):
         if isinstance(config, ApplyConfig):
             return _estimate_apply(cases, config, run, model)
         assert isinstance(config, TrainConfig)
-        check(cases, [case.row.get("split") == "validation" for case in cases])
+        check(cases, held_out(cases))
         marked = sum(len(case.many("aneurysms")) for case in cases)
-        patches = config.duplicates * marked + (config.vessel_patches + config.tissue_patches) * len(cases)
+        each = config.vessel_patches + config.tissue_patches
+        patches = config.duplicates * marked + each * len(cases)
         updates = config.updates or math.ceil(config.epochs * patches / config.batch_size)
         looks = 1 + updates // config.validate_every
-        held = [case for case in cases if case.row.get("split") == "validation"]
-        shown = looks * len(held)
-        each = config.vessel_patches + config.tissue_patches
-        voxels = (updates * config.batch_size + shown * each / 3) * config.patch**3
+        held = [case for case, out in zip(cases, held_out(cases), strict=True) if out]
+        voxels = (updates * config.batch_size + looks * len(held) * each / 3) * config.patch**3
         wholes = [math.prod(working_grid(case.get("image", Image), config.voxel).shape) for case in held]
         voxels += 1.1 * sum(wholes)  # a third of an update's work, in windows of (6 / 4)^3 times their middles
         seconds = 3 + voxels * (_seconds_a_voxel(config, run) + 2e-7) + 3e-7 * sum(case.voxels() for case in cases)
@@ -427,7 +409,7 @@ def _estimate_apply(cases: list[Case], config: ApplyConfig, run: Run, model: Mod
     if model is None:
         return Estimate(60.0 * len(cases), 2**31, 2**16)
     trained = model.trained(TrainConfig)
-    side = window_side(config, trained)
+    side = window_side(config.window or trained.patch, config.margin)
     grids = [working_grid(image, trained.voxel) for image in images]
     looked = sum(windows_over(grid, side - 2 * config.margin) for grid in grids) * side**3
     largest = max((math.prod(grid.shape) for grid in grids), default=1)
@@ -443,15 +425,9 @@ def _seconds_a_voxel(config: TrainConfig, run: Run) -> float:
     return seconds_an_update(build_network(config), (2, 1, side, side, side), run, 2) / (2 * side**3)
 
 
-def window_side(config: ApplyConfig, trained: TrainConfig) -> int:
-    """Side of a window, voxels; UserError where its margins leave nothing of it."""
-    side = config.window or trained.patch
-    if side <= 2 * config.margin:
-        raise UserError(
-            f"Setting “margin” = {config.margin} leaves nothing of a window of {side} voxels; lower it or "
-            "raise “window”."
-        )
-    return side
+def held_out(cases: Sequence[Case]) -> list[bool]:
+    """Which cases are for validation."""
+    return [case.row.get("split") == "validation" for case in cases]
 
 
 def check(cases: Sequence[Case], validation: Sequence[bool]) -> None:
@@ -470,7 +446,3 @@ def check(cases: Sequence[Case], validation: Sequence[bool]) -> None:
 def volume_of(case: Case, voxel: float) -> MarkedVolume:
     """The angiogram of a case with its aneurysms, for samples at `voxel` mm."""
     return MarkedVolume.of(case.get("image", Image), case.many("aneurysms"), voxel)
-
-
-def _words(counts: Confusion) -> str:
-    return f"{counts.tp}, {counts.fp}, {counts.fn}, {counts.tn}"

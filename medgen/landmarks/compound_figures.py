@@ -28,7 +28,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -47,14 +46,16 @@ from medgen.frames import (
     Frame,
     Sample,
     batch_of,
+    boxes_found,
     boxes_from,
     boxes_in,
-    frame_of,
+    detector_model,
+    drawn_detector,
     frames_of,
+    imagenet_field,
     look,
     measured,
     precision_on,
-    rois_of,
     stretch_field,
     weakly,
 )
@@ -62,10 +63,9 @@ from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, paper
 from medgen.nn.detector import Detections, Shape, Targets, stretched
 from medgen.nn.one_stage import Losses, OneStage, losses_of
-from medgen.nn.resnet import load_imagenet
 from medgen.pace import seconds_an_update
 from medgen.simulatedfigures import FigureConfig, simulated, singles_of
-from medgen.training import Best, Randomness, Training
+from medgen.training import Best, Randomness, Training, look_due, placed, set_rate
 
 _LEAST = 0.05  # score of the weakest boxes that mAP counts
 
@@ -111,9 +111,7 @@ class TrainConfig(FigureConfig):
         json_schema_extra={"unit": "px"},
     )  # fmt: skip
     anchor_stretch: int = stretch_field()
-    imagenet_weights: str = Field(
-        "", description="File of the backbone's ImageNet weights (.safetensors, .pth); empty: it learns from scratch"
-    )
+    imagenet_weights: str = imagenet_field()
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="SGD, or AdamW", json_schema_extra=paper("sgd"))
     learning_rate: float = Field(0.01, gt=0, le=1, description="Step size once warm", json_schema_extra=paper(0.01))
     momentum: float = Field(0.937, ge=0, lt=1, description="Momentum of SGD", json_schema_extra=paper(0.937))
@@ -166,12 +164,7 @@ def make_network(config: TrainConfig, classes: int, seed: int | None = None) -> 
         classes, config.backbone, config.width, config.pyramid, frozen=bool(config.imagenet_weights),
         smallest=config.smallest_anchor, ratios=stretched(config.anchor_stretch),
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
-        network = OneStage(shape)
-    if seed is not None and config.imagenet_weights:
-        load_imagenet(network.backbone, Path(config.imagenet_weights))
-    return network
+    return drawn_detector(lambda: OneStage(shape), config.imagenet_weights, seed)
 
 
 # --- training
@@ -190,8 +183,7 @@ class Fit:
                 "No box of the training pictures is 2 pixels wide and high at the working size; raise “size”, or set "
                 "“learn_from” to boxes."
             )
-        self.network = make_network(config, classes, run.seed)
-        self.network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = placed(make_network(config, classes, run.seed), run)
         learnt = [one for one in self.network.parameters() if one.requires_grad]
         rate, decay = config.learning_rate, config.weight_decay
         self.optimiser: torch.optim.Optimizer = (
@@ -207,9 +199,7 @@ class Fit:
         """The weights of the best look at the validation figures; without any, the last."""
         config = self.config
         for update in self.training.stage("fit", config.updates):
-            rate = _rate_at(update, config)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
+            set_rate(self.optimiser, _rate_at(update, config))
             images, targets = batch_of(self._samples(), self.run)
             with self.training.autocast():
                 found = self.network.train()(images)
@@ -217,12 +207,10 @@ class Fit:
             total, side = total_loss(losses, config, self.network.classes, len(targets))
             self.run.metric("loss", self.training.step(total, self.optimiser), update)
             self.run.metric("side loss", float(side), update)
-            last = update + 1 == config.updates
-            if self.validation and (last or (update + 1) % config.validate_every == 0):
-                value = self.training.alone(lambda: precision_on(self.validation, self.see))
-                self.run.metric("mAP 50:95", value, update + 1)
-                self.best.offer(value, update + 1, self.network)
-        return self.best.weights or self.network.state_dict()
+            if self.validation and look_due(update, config.validate_every, config.updates):
+                measure = partial(precision_on, self.validation, self.see)
+                self.training.look("mAP 50:95", measure, update + 1, self.network, self.best)
+        return self.best.kept(self.network)
 
     def see(self, frame: Frame) -> Detections:
         """What the network finds in a figure, weak boxes too."""
@@ -310,26 +298,16 @@ class CompoundFigures(Method):
     phantoms = ("compound-figure",)
     demo_cases = 40
     operations = (
-        Operation(
-            "train",
-            "Train",
-            "Learn from figures simulated of single images, or from boxes.",
-            TrainConfig,
-            scope="collection",
-            pools=(
-                Pool("pictures", (_IMAGE, _BOXES, _KIND), "Single images, or figures with a ROI around each panel"),
+        *Operation.train_and_apply(
+            (Pool("pictures", (_IMAGE, _BOXES, _KIND), "Single images, or figures with a ROI around each panel"),),
+            (_IMAGE,),
+            (_FOUND,),
+            train=(
+                "Learn from figures simulated of single images, or from boxes.",
+                TrainConfig,
+                {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
             ),
-            outputs=(Role("model", Kind.MODEL, "The trained model"),),
-            tiers={"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
-        ),
-        Operation(
-            "apply",
-            "Apply",
-            "Find the panels of a figure.",
-            ApplyConfig,
-            inputs=(_IMAGE,),
-            outputs=(_FOUND,),
-            needs_model=True,
+            apply=("Find the panels of a figure.", ApplyConfig, {}),
         ),
         Operation(
             "cut-out",
@@ -343,8 +321,8 @@ class CompoundFigures(Method):
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pool -> a model; rows of the test split are left out."""
-        rows = [row for row in collection.rows() if row.split != "test" and row.labelled]
-        cases = [boxed(prepare.load_row(row, (_IMAGE, _BOXES, _KIND), run.log)) for row in rows]
+        rows = [row for row in collection.rows() if row.labelled]
+        cases = [boxed(case) for case in prepare.load_rows(rows, (_IMAGE, _BOXES, _KIND), run)]
         frames, classes = frames_of(cases, config.size, config.size, run)
         return Case({"model": self.fit(frames, classes, config, run)})
 
@@ -360,19 +338,16 @@ class CompoundFigures(Method):
             **({"mAP 50:95 on validation figures": round(fit.best.value, 4)} if fit.validation else {}),
             "seconds": round(time.monotonic() - began, 1),
         }
-        kept = config.model_copy(update={"imagenet_weights": Path(config.imagenet_weights).name})
-        return Model(self.slug, {"detector": weights}, kept.model_dump(mode="json"), {"classes": classes}, facts)
+        return detector_model(self.slug, weights, config, classes, facts)
 
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """A figure -> its panels, best first; none where there is none."""
         assert model is not None
-        image, trained = case.get("image", Image), model.trained(TrainConfig)
-        classes = model.noted(ClassNames).classes
+        trained, classes = model.trained(TrainConfig), model.noted(ClassNames).classes
         network = model.network("detector", lambda: make_network(trained, len(classes)))
-        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         options = {"least": config.confidence, "overlap": config.overlap, "most": config.most}
-        found = look(network, frame_of(image, run.log), trained.size, trained.size, run, **options)
-        return Case({"boxes": rois_of(found, classes, image)})
+        size = (trained.size, trained.size)
+        return Case({"boxes": boxes_found(network, classes, case.get("image", Image), size, run, **options)})
 
     def cut_out(self, case: Case, config: CutConfig, run: Run, model: Model | None = None) -> Case:
         """A figure and ROIs -> what lies in each, whole pixels, where it lies in the figure, named as its ROI."""

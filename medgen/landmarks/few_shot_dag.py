@@ -57,7 +57,7 @@ from medgen.nn.dag import DAG, Evolution
 from medgen.nn.hrnet import HRNet, joined
 from medgen.pace import seconds_an_update
 from medgen.radiographs import Change, Pools, changed, frame, gather, random_change
-from medgen.training import EMA, Best, Randomness, Training
+from medgen.training import EMA, Best, Randomness, Training, drawn, look_due, placed
 
 FAILURE = 0.05  # of the image's width: a point farther off has failed (section 3)
 
@@ -187,15 +187,12 @@ class Fit:
 
     def __init__(self, pools: Pools, config: TrainConfig, run: Run) -> None:
         self.pools, self.config, self.run = pools, config, run
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            network = build(config, pools.points.mean(dim=0))
-        self.student = network.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student = placed(drawn(run.seed, lambda: build(config, pools.points.mean(dim=0))), run)
         self.teacher = EMA(self.student, config.smoothing)
         self.adam = torch.optim.Adam(self.student.parameters(), lr=config.learning_rate, fused=True)
         self.student_adam = torch.optim.Adam(self.student.parameters(), lr=config.student_rate, fused=True)
         self.random, self.first, self.best = Randomness(run.seed), Best(), Best()
-        parts = {"student": self.student, "teacher": self.teacher, "random": self.random}
+        parts: dict[str, Any] = {"student": self.student, "teacher": self.teacher, "random": self.random}
         parts |= {"adam": self.adam, "student-adam": self.student_adam, "first": self.first, "best": self.best}
         self.training = Training(run, parts)
 
@@ -210,16 +207,16 @@ class Fit:
             self.run.metric("loss", self.training.step(loss, self.adam), step)
             self._validate(self.student, self.first, step, self.config.pretrain_updates)
         if len(self.pools.unmarked) == 0 or self.config.updates == 0:
-            return self._kept(self.first, self.student)
+            return self.first.kept(self.student)
         for step in self.training.stage("few-shot", self.config.updates):
             if step == 0:
-                pretrained = self._kept(self.first, self.student)
+                pretrained = self.first.kept(self.student)
                 self.student.load_state_dict(pretrained)
                 self.teacher.load_state_dict(pretrained)
                 self.best.load_state_dict(self.first.state_dict())
             self.run.metric("student loss", self._teach(step), step)
             self._validate(self.graduate, self.best, step, self.config.updates)
-        return self._kept(self.best, self.graduate)
+        return self.best.kept(self.graduate)
 
     @property
     def graduate(self) -> nn.Module:
@@ -266,8 +263,7 @@ class Fit:
 
     def _validate(self, network: nn.Module, best: Best, step: int, last: int) -> None:
         """Mean distance in the validation images; the best network of the stage is kept."""
-        due = (step + 1) % self.config.validate_every == 0 or step + 1 == last
-        if not due or len(self.pools.shown) == 0:
+        if len(self.pools.shown) == 0 or not look_due(step, self.config.validate_every, last):
             return
         error = self.training.alone(lambda: self._error(network))
         self.run.metric("validation_error", error, step)
@@ -276,10 +272,6 @@ class Fit:
     def _error(self, network: nn.Module) -> float:
         found = vertices_in(network, self.pools.shown, self.config.batch_size, self.run)
         return float((found - self.pools.shown_points).norm(dim=-1).mean())
-
-    @staticmethod
-    def _kept(best: Best, network: nn.Module) -> dict[str, Tensor]:
-        return best.weights or {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
 
 
 @torch.no_grad()
@@ -303,6 +295,11 @@ _FOUND = Role("landmarks", Kind.POINTS, "The landmarks; those that were not foun
 _QUICK: dict[str, Any] = {"backbone": "hrnet-small", "ratio": 4, "validate_every": 50}
 _SMOKE = {"size": 64, "width": 4, "features": 16, "graph_width": 32, "batch_size": 4, "learning_rate": 3e-3}
 _DEMO = {"size": 96, "width": 8, "features": 32, "graph_width": 64}
+_TIERS: dict[str, dict[str, Any]] = {
+    "smoke": {**_QUICK, **_SMOKE, "pretrain_updates": 100, "updates": 40},
+    "demo": {**_QUICK, **_DEMO, "pretrain_updates": 1200, "updates": 800},
+    "paper": {},
+}
 
 
 class FewShotDAG(Method):
@@ -325,40 +322,17 @@ class FewShotDAG(Method):
     )
     phantoms = ("hand-xray",)
     demo_cases = 60
-    operations = (
-        Operation(
-            "train",
-            "Train",
-            "Learn from marked and unmarked radiographs.",
-            TrainConfig,
-            scope="collection",
-            pools=(Pool("radiographs", (_IMAGE, _LANDMARKS), "Marked ones and others", needs=("labelled",)),),
-            outputs=(Role("model", Kind.MODEL, "The trained model"),),
-            tiers={
-                "smoke": {**_QUICK, **_SMOKE, "pretrain_updates": 100, "updates": 40},
-                "demo": {**_QUICK, **_DEMO, "pretrain_updates": 1200, "updates": 800},
-                "paper": {},
-            },
-        ),
-        Operation(
-            "apply",
-            "Apply",
-            "Find the landmarks in a radiograph.",
-            ApplyConfig,
-            inputs=(_IMAGE,),
-            outputs=(_FOUND,),
-            needs_model=True,
-            tiers={"smoke": {"views": 4}, "demo": {}, "paper": {}},
-        ),
+    operations = Operation.train_and_apply(
+        (Pool("radiographs", (_IMAGE, _LANDMARKS), "Marked ones and others", needs=("labelled",)),),
+        (_IMAGE,),
+        (_FOUND,),
+        train=("Learn from marked and unmarked radiographs.", TrainConfig, _TIERS),
+        apply=("Find the landmarks in a radiograph.", ApplyConfig, {"smoke": {"views": 4}, "demo": {}, "paper": {}}),
     )
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """A cohort's rows but those of the test split -> a model; of those not labelled the image counts."""
-        cases: list[Case] = []
-        rows = [row for row in collection.rows() if row.split != "test"]
-        for number, row in enumerate(rows):
-            run.progress(number, len(rows), "read")
-            cases.append(prepare.load_row(row, (_IMAGE, _LANDMARKS), run.log))
+        cases = prepare.load_rows(collection.rows(), (_IMAGE, _LANDMARKS), run)
         return Case({"model": self.fit(cases, config, run)})
 
     def fit(self, cases: list[Case], config: TrainConfig, run: Run) -> Model:

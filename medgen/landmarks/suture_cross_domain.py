@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -50,17 +51,16 @@ from torch.nn import functional as F
 from medgen import pointframes
 from medgen.bundle import Model
 from medgen.case import Case, Image
-from medgen.cohort import Collection
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Method, Operation, paper
+from medgen.method import Config, Estimate, Operation, paper
 from medgen.nn.cyclegan import PatchGAN
 from medgen.nn.deeplab import DeepLabv3Plus
 from medgen.nn.heatmaps import peaks
 from medgen.nn.hrnet import HRNet, joined
 from medgen.pace import seconds_an_update
-from medgen.pointframes import FrameConfig, PointFrame, map_of, marked_frames
-from medgen.training import Best, Randomness, Training
+from medgen.pointframes import FrameConfig, PointFrame, SutureMethod, map_of, marked_frames
+from medgen.training import Best, Randomness, Training, look_due, placed
 
 Values = NDArray[np.float64]
 
@@ -232,13 +232,13 @@ class Fit:
             )
         names = ["theatre", "simulator"] if config.scheme == "collaborative" else ["theatre"]
         torch.manual_seed(run.seed)
-        self.networks = {name: self._placed(HeatmapNetwork(config)) for name in names}
+        self.networks = {name: placed(HeatmapNetwork(config), run) for name in names}
         self.optimisers = {name: make_optimiser(network, config) for name, network in self.networks.items()}
         self.random, self.best = Randomness(run.seed), Best()
         parts: dict[str, Any] = {f"{name} network": network for name, network in self.networks.items()}
         parts |= {f"{name} optimiser": optimiser for name, optimiser in self.optimisers.items()}
         if config.scheme == "adversarial":
-            self.judge = self._placed(PatchGAN(config.features, config.adversary_width, layers=2, norm=False))
+            self.judge = placed(PatchGAN(config.features, config.adversary_width, layers=2, norm=False), run)
             self.judge_adam = torch.optim.Adam(self.judge.parameters(), lr=config.adversary_rate)
             parts |= {"judge": self.judge, "judge adam": self.judge_adam}
         self.training = Training(run, {**parts, "random": self.random, "best": self.best})
@@ -255,9 +255,9 @@ class Fit:
             for network in self.networks.values():
                 network.train()
             self.run.metric("loss", update[self.config.scheme](number), number)
-            if (number + 1) % self.config.validate_every == 0 or number + 1 == self.config.updates:
-                self._validate(number + 1)
-        return self.best.weights or {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            if self.shown and look_due(number, self.config.validate_every, self.config.updates):
+                self.training.look("validation F1", self._f1, number + 1, self.network, self.best)
+        return self.best.kept(self.network)
 
     def join(self, number: int) -> float:
         """Update `number` by equation 1; the loss."""
@@ -309,26 +309,17 @@ class Fit:
         config, batch = self.config, []
         for pool in pools:
             batch += pointframes.random_batch(self.training, pool, config.batch_size, config.limits, self.random.numpy)
-        frames = torch.stack([pixels for pixels, _ in batch]).to(self.run.device)
-        maps = torch.stack([pointframes.target(p, config.size, config.sigma, config.radius) for _, p in batch])
-        frames = frames.contiguous(memory_format=torch.channels_last)
-        return frames, maps.to(self.run.device), len(batch) // len(pools)
+        frames, maps = pointframes.with_maps(batch, config.size, self.run.device, config.sigma, config.radius)
+        return frames, maps, len(batch) // len(pools)
 
-    def _placed(self, network: nn.Module) -> nn.Module:
-        return network.to(self.run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def _validate(self, update: int) -> None:
-        if not self.shown:
-            return
+    def _f1(self) -> float:
         rule = ApplyConfig.model_validate({})
 
         def points(frame: PointFrame) -> Values:
             heatmap = map_of(self.network, frame.pixels, self.run)[: frame.inner[0], : frame.inner[1]]
             return points_of(heatmap, rule)[0]
 
-        value = self.training.alone(lambda: pointframes.f1_over(self.shown, points))
-        self.run.metric("validation F1", value, update)
-        self.best.offer(value, update, self.network)
+        return pointframes.f1_over(self.shown, points)
 
 
 def make_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -346,7 +337,7 @@ _SMOKE = {"rows": 64, "columns": 96, "sigma": 2.0, "radius": 8.0, "updates": 40,
 _DEMO = {"rows": 160, "columns": 256, "sigma": 2.5, "radius": 12.0, "updates": 600, "validate_every": 100}
 
 
-class SutureCrossDomain(Method):
+class SutureCrossDomain(SutureMethod):
     """Heatmaps of two domains; see the module's docstring."""
 
     slug = "suture-cross-domain"
@@ -357,21 +348,13 @@ class SutureCrossDomain(Method):
         "Data Augmentation, Labelling, and Imperfections (MICCAI workshops), 2021"
     )
     url = "https://doi.org/10.1007/978-3-030-88210-5_12"
-    module = "MedGenLandmarks"
-    group = "Points"
     needs = "Marked frames of the theatre; marked frames of a simulator help."
     limits = "The peak rule wants a usual number of sutures in a frame: set “fewest” and “most” to what yours have."
-    phantoms = ("annulus",)
-    demo_cases = 72
     operations = pointframes.operations(
-        "Learn from marked frames of both domains.", TrainConfig,
-        {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
+        ("Learn from marked frames of both domains.", TrainConfig,
+         {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}}),
         ApplyConfig, {"smoke": {}, "demo": {}, "paper": {}},
     )  # fmt: skip
-
-    def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
-        """Both pools' rows but those of the test split -> a model of the theatre."""
-        return Case({"model": self.fit(*pointframes.read_pools(collection, config.size, run), config, run)})
 
     def fit(
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
@@ -395,15 +378,9 @@ class SutureCrossDomain(Method):
         """A frame -> its sutures, surest first; an empty list where no peak reaches the floor."""
         assert model is not None
         image, trained = case.get("image", Image), model.trained(TrainConfig)
-        network = model.network("network", lambda: HeatmapNetwork(trained)).to(run.device)
-        pixels, fitting = pointframes.fit_picture(image, trained.size, run.log)
-        heatmap = map_of(network, pixels, run)[: fitting.inner[0], : fitting.inner[1]]
-        found, scores = points_of(heatmap, config)
-        return Case({"points": pointframes.points_from(fitting.back(found), scores.clip(0, 1), image, "suture")})
-
-    def measure(self, result: Case, reference: Case) -> dict[str, float]:
-        """Table 2's measures of one frame, and the counts that give them over all points."""
-        return pointframes.measures(result, reference)
+        network = placed(model.network("network", lambda: HeatmapNetwork(trained)), run)
+        see, rule = partial(map_of, network, run=run), partial(points_of, config=config)
+        return Case({"points": pointframes.sutures_in(image, trained.size, see, rule, run.log)})
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None

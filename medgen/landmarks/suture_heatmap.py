@@ -37,7 +37,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,15 +51,14 @@ from torch.nn import functional as F
 from medgen import pointframes
 from medgen.bundle import Model
 from medgen.case import Case, Image
-from medgen.cohort import Collection
 from medgen.cyclegan import CycleGAN, Recipe, random_pieces
 from medgen.errors import UserError
 from medgen.jobs import Run
-from medgen.method import Config, Estimate, Method, Operation, lowers_memory, paper
+from medgen.method import Config, Estimate, Operation, lowers_memory, paper
 from medgen.nn.resnet import ResNet
 from medgen.pace import seconds_an_update
-from medgen.pointframes import FrameConfig, PointFrame, marked_frames, normalised
-from medgen.training import Best, Randomness, Training
+from medgen.pointframes import FrameConfig, PointFrame, SutureMethod, marked_frames, normalised
+from medgen.training import Best, Randomness, Training, look_due, placed, set_rate
 
 Values = NDArray[np.float64]
 _LEAST_PIECE = 24  # pixels that CycleGAN's discriminators need each way
@@ -225,11 +225,10 @@ class Fit:
         self.learnt, self.shown = marked_frames(theatre, "theatre")
         self.chances: Values | None = None  # of each frame that is learnt from
         torch.manual_seed(run.seed)
-        network = self.build()
-        self.network = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = placed(self.build(), run)
         self.adam = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.random, self.best = Randomness(run.seed), Best()
-        parts = {"network": self.network, "adam": self.adam, "random": self.random, "best": self.best}
+        parts: dict[str, Any] = {"network": self.network, "adam": self.adam, "random": self.random, "best": self.best}
         self.translator: CycleGAN | None = None
         if self.simulator and config.simulator == "translated":
             self._check_pieces()
@@ -243,16 +242,15 @@ class Fit:
         self.enlarge()
         for update in self.training.stage("heatmaps", self.config.updates):
             share = 0.5 * (1 + math.cos(math.pi * update / self.config.updates))
-            for group in self.adam.param_groups:
-                group["lr"] = self.config.learning_rate * share
+            set_rate(self.adam, self.config.learning_rate * share)
             frames, maps = self._batch()
             self.network.train()
             with self.training.autocast():
                 logits = self.network(frames)
             self.run.metric("loss", self.training.step(self.loss(logits, maps), self.adam), update)
-            if (update + 1) % self.config.validate_every == 0 or update + 1 == self.config.updates:
-                self._validate(update + 1)
-        return self.best.weights or {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            if self.shown and look_due(update, self.config.validate_every, self.config.updates):
+                self.training.look("validation F1", self._f1, update + 1, self.network, self.best)
+        return self.best.kept(self.network)
 
     def build(self) -> nn.Module:
         """The network that learns."""
@@ -305,16 +303,10 @@ class Fit:
         batch = pointframes.random_batch(
             self.training, self.learnt, config.batch_size, config.limits, self.random.numpy, self.chances
         )
-        maps = [pointframes.target(points, config.size, config.sigma) for _, points in batch]
-        frames = torch.stack([pixels for pixels, _ in batch]).to(self.run.device)
-        return frames.contiguous(memory_format=torch.channels_last), torch.stack(maps).to(self.run.device)
+        return pointframes.with_maps(batch, config.size, self.run.device, config.sigma)
 
-    def _validate(self, update: int) -> None:
-        if not self.shown:
-            return
-        value = self.training.alone(lambda: pointframes.f1_over(self.shown, self.points))
-        self.run.metric("validation F1", value, update)
-        self.best.offer(value, update, self.network)
+    def _f1(self) -> float:
+        return pointframes.f1_over(self.shown, self.points)
 
     def points(self, frame: PointFrame) -> Values:
         """(n, 2) px that the network as it stands finds on a frame's canvas."""
@@ -357,7 +349,7 @@ _DEMO = {"rows": 160, "columns": 256, "sigma": 2.0, "updates": 600, "validate_ev
          "translator_crop": 64, "simulator": "joined"}  # fmt: skip
 
 
-class SutureHeatmap(Method):
+class SutureHeatmap(SutureMethod):
     """One heatmap, Dice, Otsu, opening, cutting; see the module's docstring."""
 
     slug = "suture-heatmap"
@@ -368,21 +360,13 @@ class SutureHeatmap(Method):
         "Augmentation, Labelling, and Imperfections (MICCAI workshops), 2021"
     )
     url = "https://doi.org/10.1007/978-3-030-88210-5_11"
-    module = "MedGenLandmarks"
-    group = "Points"
     needs = "Frames in which the point where each suture enters the tissue is marked; others of a simulator may help."
     limits = "Points closer than about their Gaussians become one or are cut in two at a guess; names are not learnt."
-    phantoms = ("annulus",)
-    demo_cases = 72
     operations = pointframes.operations(
-        "Learn from marked frames and, translated, from those of a simulator.", TrainConfig,
-        {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
+        ("Learn from marked frames and, translated, from those of a simulator.", TrainConfig,
+         {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}}),
         ApplyConfig, {"smoke": {"cut_above": 1.5}, "demo": {"cut_above": 1.5}, "paper": {}},
     )  # fmt: skip
-
-    def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
-        """The rows of the pools -> a model; rows of the test split are left out."""
-        return Case({"model": self.fit(*pointframes.read_pools(collection, config.size, run), config, run)})
 
     def fit(
         self, theatre: Sequence[PointFrame], simulator: Sequence[PointFrame], config: TrainConfig, run: Run
@@ -408,16 +392,9 @@ class SutureHeatmap(Method):
         """A frame -> its sutures, surest first; an empty list where there is none."""
         assert model is not None
         image, trained = case.get("image", Image), model.trained(TrainConfig)
-        network = model.network("unet", lambda: make_network(trained))
-        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pixels, fitting = pointframes.fit_picture(image, trained.size, run.log)
-        heatmap = heatmap_of(network, pixels, run)[: fitting.inner[0], : fitting.inner[1]]
-        found, scores = points_of(heatmap, config)
-        return Case({"points": pointframes.points_from(fitting.back(found), scores, image, "suture")})
-
-    def measure(self, result: Case, reference: Case) -> dict[str, float]:
-        """Sensitivity, precision and F1 of a frame, and the counts that give them over all points."""
-        return pointframes.measures(result, reference)
+        network = placed(model.network("unet", lambda: make_network(trained)), run)
+        see, rule = partial(heatmap_of, network, run=run), partial(points_of, config=config)
+        return Case({"points": pointframes.sutures_in(image, trained.size, see, rule, run.log)})
 
     def estimate(
         self, operation: Operation, cases: list[Case], config: Config, run: Run, model: Model | None = None

@@ -30,7 +30,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -48,20 +47,21 @@ from medgen.frames import (
     Frame,
     Sample,
     batch_of,
-    frame_of,
+    boxes_found,
+    detector_model,
+    drawn_detector,
     frames_of,
+    imagenet_field,
     look,
     measured,
     precision_on,
-    rois_of,
     stretch_field,
     weakly,
 )
 from medgen.jobs import Run
 from medgen.method import Config, Estimate, Kind, Method, Operation, Pool, Role, lowers_memory, paper, unit
 from medgen.nn.detector import Detections, Detector, Shape, seconds_a_frame, stretched
-from medgen.nn.resnet import load_imagenet
-from medgen.training import Best, Randomness, Training
+from medgen.training import Best, Randomness, Training, look_due, placed, set_rate
 
 _LEAST = 0.05  # score of the weakest detections that mAP counts
 
@@ -114,9 +114,7 @@ class TrainConfig(Config):
     regions: int = Field(1000, ge=10, le=5000, description="Proposals of a frame that the second stage looks at")
     anchor_samples: int = Field(256, ge=8, le=4096, description="Anchors of a frame that its loss is taken of")
     region_samples: int = Field(256, ge=8, le=4096, description="Regions of a frame that its loss is taken of")
-    imagenet_weights: str = Field(
-        "", description="File of the backbone's ImageNet weights (.safetensors, .pth); empty: it learns from scratch"
-    )
+    imagenet_weights: str = imagenet_field()
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="SGD with momentum 0.9, or AdamW")
     learning_rate: float = Field(0.01, gt=0, le=1, description="Step size once warm")
     warm_up: int = Field(1000, ge=0, le=100_000, description="Updates over which the step size grows from 0")
@@ -150,12 +148,7 @@ def make_detector(config: TrainConfig, classes: int, seed: int | None = None) ->
         config.smallest_anchor, stretched(config.anchor_stretch), config.regions, config.anchor_samples,
         config.region_samples,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
-        detector = Detector(shape)
-    if seed is not None and config.imagenet_weights:
-        load_imagenet(detector.backbone, Path(config.imagenet_weights))
-    return detector
+    return drawn_detector(lambda: Detector(shape), config.imagenet_weights, seed)
 
 
 def make_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -210,7 +203,7 @@ class Fit:
         self.unlabelled = [one for one in frames if not one.labelled and one.split != "validation"]
         self.networks = {name: make_detector(config, classes, run.seed) for name in ("teacher", "student")}
         for network in self.networks.values():
-            network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            placed(network, run)
         self.optimisers = {name: make_optimiser(network, config) for name, network in self.networks.items()}
         self.best = {name: Best() for name in self.networks}
         self.pseudo, self.random = PseudoLabels(), Randomness(run.seed)
@@ -246,7 +239,7 @@ class Fit:
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Of the best look at the validation frames; without any, as they are."""
-        return self.best[name].weights or self.networks[name].state_dict()
+        return self.best[name].kept(self.networks[name])
 
     def _size(self) -> tuple[int, int]:
         """Short and long edge that the next update's frames are fitted to."""
@@ -270,24 +263,17 @@ class Fit:
         """One update by equation 1, or equation 3 where there are frames with pseudo labels."""
         samples = [*known, *guessed]
         network, optimiser = self.networks[name], self.optimisers[name]
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate_at(update, self.config)
+        set_rate(optimiser, learning_rate_at(update, self.config))
         shown, targets = batch_of(samples, self.run)
         weights = [1.0] * len(known) + [self.config.unlabelled_weight] * len(guessed)
         with self.training.autocast():
             losses = network.train()(shown, targets, [sample.seed for sample in samples], weights)
         value = self.training.step(losses.total(self.config.box_weight), optimiser)
         self.run.metric(f"{name} loss", value, update)
-        if (update + 1) % self.config.validate_every == 0 or update + 1 == self.config.updates:
-            self._validate(name, update + 1)
-
-    def _validate(self, name: str, update: int) -> None:
-        if not self.validation:
-            return
-        see = partial(self._found, self.networks[name], least=_LEAST)
-        value = self.training.alone(lambda: precision_on(self.validation, see))
-        self.run.metric(f"{name} mAP 50:95", value, update)
-        self.best[name].offer(value, update, self.networks[name])
+        if self.validation and look_due(update, self.config.validate_every, self.config.updates):
+            see = partial(self._found, network, least=_LEAST)
+            measure = partial(precision_on, self.validation, see)
+            self.training.look(f"{name} mAP 50:95", measure, update + 1, network, self.best[name])
 
     def _found(self, network: Detector, frame: Frame, least: float) -> Detections:
         """What the network sees in a frame, in the frame's own pixels."""
@@ -328,33 +314,21 @@ class ToolDetection(Method):
     limits = "A tool that no labelled frame shows is not found; frames must look like those that were learnt from."
     phantoms = ("cataract-frame",)
     demo_cases = 160
-    operations = (
-        Operation(
-            "train",
-            "Train",
+    operations = Operation.train_and_apply(
+        (Pool("frames", (_IMAGE, _BOXES), "Frames, some of them with boxes", needs=("labelled",)),),
+        (_IMAGE,),
+        (_FOUND,),
+        train=(
             "Learn from frames with boxes, then from the others too.",
             TrainConfig,
-            scope="collection",
-            pools=(Pool("frames", (_IMAGE, _BOXES), "Frames, some of them with boxes", needs=("labelled",)),),
-            outputs=(Role("model", Kind.MODEL, "The trained model"),),
-            tiers={"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
+            {"smoke": {**_SMALL, **_SMOKE}, "demo": {**_SMALL, **_DEMO}, "paper": {}},
         ),
-        Operation(
-            "apply",
-            "Apply",
-            "Find the tools in a frame.",
-            ApplyConfig,
-            inputs=(_IMAGE,),
-            outputs=(_FOUND,),
-            needs_model=True,
-            tiers={"smoke": {"regions": 100}, "demo": {}, "paper": {}},
-        ),
+        apply=("Find the tools in a frame.", ApplyConfig, {"smoke": {"regions": 100}, "demo": {}, "paper": {}}),
     )
 
     def train(self, collection: Collection, config: TrainConfig, run: Run, model: Model | None = None) -> Case:
         """The rows of the pool -> a model; rows of the test split are left out."""
-        rows = [row for row in collection.rows() if row.split != "test"]
-        cases: list[Case] = [prepare.load_row(row, (_IMAGE, _BOXES), run.log) for row in rows]
+        cases = prepare.load_rows(collection.rows(), (_IMAGE, _BOXES), run)
         frames, classes = frames_of(cases, config.short_edge, config.long_edge, run)
         return Case({"model": self.fit(frames, classes, config, run)})
 
@@ -382,21 +356,16 @@ class ToolDetection(Method):
             **measured,
             "seconds": round(time.monotonic() - began, 1),
         }
-        kept = config.model_copy(update={"imagenet_weights": Path(config.imagenet_weights).name})
-        return Model(
-            self.slug, {"detector": fit.weights(name)}, kept.model_dump(mode="json"), {"classes": classes}, facts
-        )
+        return detector_model(self.slug, fit.weights(name), config, classes, facts)
 
     def apply(self, case: Case, config: ApplyConfig, run: Run, model: Model | None = None) -> Case:
         """A frame -> its tools, best first; none where there is none."""
         assert model is not None
-        image, trained = case.get("image", Image), model.trained(TrainConfig)
-        classes = model.noted(ClassNames).classes
+        trained, classes = model.trained(TrainConfig), model.noted(ClassNames).classes
         network = model.network("detector", lambda: make_detector(trained, len(classes)))
-        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        options = {"least": config.confidence, **config.model_dump(exclude={"confidence"})}
-        found = look(network, frame_of(image, run.log), trained.short_edge, trained.long_edge, run, **options)
-        return Case({"boxes": rois_of(found, classes, image)})
+        edges, options = (trained.short_edge, trained.long_edge), config.model_dump(exclude={"confidence"})
+        image, least = case.get("image", Image), config.confidence
+        return Case({"boxes": boxes_found(network, classes, image, edges, run, least=least, **options)})
 
     def measure(self, result: Case, reference: Case) -> dict[str, float]:
         """As `medgen.frames.measured`."""

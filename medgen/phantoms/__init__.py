@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.phantoms import (
-    abdomen_ct,
-    annulus,
-    cataract,
-    drawn,
-    figures,
-    hand_xray,
-    head,
-    inner_ear,
-    mitochondria,
-    mr_angiogram,
-)
 from medgen.phantoms.canvas import Segment
 from medgen.phantoms.cohort import write_cohort
 
@@ -49,21 +38,20 @@ def _phantom(module: Any) -> Phantom:
     return Phantom(module.NAME, module.SENTENCE, module.ROLES, module.SEGMENTS, module.make, *further)
 
 
-PHANTOMS: dict[str, Phantom] = {
-    module.NAME: _phantom(module)
-    for module in (
-        abdomen_ct,
-        annulus,
-        cataract,
-        drawn,
-        figures,
-        hand_xray,
-        head,
-        inner_ear,
-        mitochondria,
-        mr_angiogram,
-    )
-}
+_MODULES = (
+    "abdomen_ct",
+    "annulus",
+    "cataract",
+    "drawn",
+    "figures",
+    "hand_xray",
+    "head",
+    "inner_ear",
+    "mitochondria",
+    "mr_angiogram",
+)
+_MADE = (_phantom(importlib.import_module(f"{__name__}.{name}")) for name in _MODULES)
+PHANTOMS = {phantom.name: phantom for phantom in _MADE}
 
 
 def write(phantom: Phantom, n: int, seed: int, folder: Path, **options: Any) -> Path:
