@@ -159,11 +159,12 @@ def _is_file(pool: Pool, name: str) -> bool:
 
 def _read_row(cells: dict[str, str], pool: Pool, path: Path, line: int) -> Row:
     label = f"{path.name}, line {line}"
+    labelled = cells.get("labelled", "yes").lower() not in ("no", "0", "false")
     found: dict[str, list[str]] = {}
     for role in pool.roles:
         text = cells.get(role.name, "")
         if not text:
-            if role.optional or cells.get("labelled", "") in ("no", "0", "false"):
+            if role.optional or not labelled:
                 continue
             raise UserError(f"{label}: column “{role.name}” is empty; fill it in or remove the row.")
         if role.kind is Kind.CLASS:
@@ -183,7 +184,7 @@ def _read_row(cells: dict[str, str], pool: Pool, path: Path, line: int) -> Row:
         split=split,
         domain=cells.get("domain", ""),
         task=cells.get("task", ""),
-        labelled=cells.get("labelled", "yes").lower() not in ("no", "0", "false"),
+        labelled=labelled,
         label=label,
     )
 

@@ -467,6 +467,9 @@ def test_more_is_said_to_cost_more(tmp_path: Path) -> None:
     run, cases = a_run(tmp_path), [scene(1), scene(2)]
     few, many = (METHOD.estimate(TRAIN, cases, train_config(updates=n), run) for n in (10, 1000))
     assert many.seconds > 5 * few.seconds > 0 and few.memory_bytes > 2**29
+    unread = scene(9, sacs=0)
+    unread.row = {"labelled": "no"}  # nobody has looked: it is not learnt from
+    assert METHOD.estimate(TRAIN, [*cases, unread], train_config(updates=10), run).memory_bytes == few.memory_bytes
     epochs = METHOD.estimate(TRAIN, cases, train_config(updates=0, epochs=50), run)
     assert epochs.seconds > few.seconds  # 22 patches, 2 an update: 550 updates
     config = train_config()

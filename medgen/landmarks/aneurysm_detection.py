@@ -386,6 +386,7 @@ class AneurysmDetection(Method):
         if isinstance(config, ApplyConfig):
             return _estimate_apply(cases, config, run, model)
         assert isinstance(config, TrainConfig)
+        cases = [case for case in cases if case.row.get("labelled") != "no"]
         check(cases, held_out(cases))
         marked = sum(len(case.many("aneurysms")) for case in cases)
         each = config.vessel_patches + config.tissue_patches
