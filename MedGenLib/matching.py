@@ -16,7 +16,7 @@ from MedGenLib.export import NODE_CLASSES
 from MedGenLib.i18n import _
 from MedGenLib.load import provenance_of
 from MedGenLib.plan import as_list, reference_role
-from MedGenLib.trainingcases import TrainingCase, subject_of
+from MedGenLib.trainingcases import MARKUPS, TrainingCase, labels, subject_of, takes_unlabelled
 
 _ALIKE = 0.6  # names that share less are of different cases
 # Words that say what a node is, not whose it is.
@@ -38,29 +38,46 @@ class Proposal:
 
 
 def proposals(pool: dict[str, Any], taken: list[TrainingCase]) -> list[Proposal]:
-    """Complete cases of a pool among the nodes of the scene that are in no case yet, by name of the leading image."""
-    roles = [role for role in pool["roles"] if role["kind"] in NODE_CLASSES and not role["many"]]
+    """Cases of a pool among the nodes of the scene that are in no case yet, by name of the leading image.
+
+    Complete ones; behind them, where the pool takes cases without labels, the images for which none were found.
+    """
+    roles = [role for role in pool["roles"] if role["kind"] in NODE_CLASSES]
+    roles = [role for role in roles if not role["many"] or role["kind"] in MARKUPS]
     leading = next((role for role in roles if role["name"] == reference_role(pool["roles"])), None)
     if leading is None:
         return []
     used = {id(node) for case in taken for value in case.values.values() for node in as_list(value)}
-    free = [node for node in candidates(leading, pool["roles"]) if id(node) not in used]
+    images = candidates(leading, pool["roles"])
+    free = [node for node in images if id(node) not in used]
+    if takes_unlabelled(pool) and leading["dims"] == "2D":  # nothing else would keep a CT from being one
+        free = [node for node in free if _is_single_slice(node)]
     partners: dict[int, dict[str, tuple[Any, str]]] = {id(node): {} for node in free}
     for role in roles:
         if role is leading:
             continue
         others = [node for node in candidates(role, pool["roles"]) if id(node) not in used]
-        for node, other, reason in _pairs(free, others):
-            partners[id(node)][role["name"]] = (other, reason)
-    needed = {role["name"] for role in pool["roles"] if not role["optional"]} - {leading["name"]}
-    found = []
+        places = _places(images, others)
+        pairs = _groups(images, others, places) if role["many"] else _pairs(free, others, places)
+        for node, other, reason in pairs:
+            if id(node) in partners:
+                partners[id(node)][role["name"]] = (other, reason)
+    needed = {role["name"] for role in labels(pool)}
+    complete, unlabelled = [], []
     for node in free:
         own = partners[id(node)]
         if needed <= set(own):
-            values = {leading["name"]: node} | {name: other for name, (other, _reason) in own.items()}
-            reason = ", ".join(dict.fromkeys(reason for _other, reason in own.values()))
-            found.append(Proposal(TrainingCase(pool["name"], values, subject_of(node)), reason))
-    return found
+            complete.append(_proposal(pool, node, own))
+        elif takes_unlabelled(pool):  # what is half labelled is not learnt from
+            rest = {name: pair for name, pair in own.items() if name not in needed}
+            unlabelled.append(_proposal(pool, node, rest, _("without labels")))
+    return complete + unlabelled
+
+
+def _proposal(pool: dict[str, Any], image: Any, own: dict[str, tuple[Any, str]], *reasons: str) -> Proposal:
+    values = {str(reference_role(pool["roles"])): image} | {name: other for name, (other, _reason) in own.items()}
+    reason = ", ".join(dict.fromkeys([*(reason for _other, reason in own.values()), *reasons]))
+    return Proposal(TrainingCase(pool["name"], values, subject_of(image)), reason)
 
 
 def candidates(role: dict[str, Any], roles: list[dict[str, Any]]) -> list[Any]:
@@ -78,9 +95,40 @@ def candidates(role: dict[str, Any], roles: list[dict[str, Any]]) -> list[Any]:
     return sorted(nodes, key=lambda node: [(int(t), "") if t.isdigit() else (-1, t) for t in _tokens(node.GetName())])
 
 
-def _pairs(nodes: list[Any], others: list[Any]) -> list[tuple[Any, Any, str]]:
+def _is_single_slice(image: Any) -> bool:
+    voxels = image.GetImageData()
+    return voxels is not None and voxels.GetDimensions()[2] == 1
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a node stands in the subject hierarchy: its own item and the one above it, 0 for none.
+
+    of_image: the one above is an image that may be a case; what stands there is that image's and no other's.
+    """
+
+    item: int
+    above: int
+    of_image: bool
+
+
+def _places(images: list[Any], others: list[Any]) -> dict[int, _Place]:
+    """By id of the node. The scene itself counts as no place."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return {id(node): _Place(0, 0, False) for node in [*images, *others]}
+    items = {id(node): int(hierarchy.GetItemByDataNode(node)) for node in [*images, *others]}
+    cases = {items[id(image)] for image in images} - {0}
+    found = {}
+    for node, item in items.items():
+        above = int(hierarchy.GetItemParent(item)) if item else 0
+        found[node] = _Place(item, 0 if above == hierarchy.GetSceneItemID() else above, above in cases)
+    return found
+
+
+def _pairs(nodes: list[Any], others: list[Any], places: dict[int, _Place]) -> list[tuple[Any, Any, str]]:
     """Each node with at most one of the others, the surest pairs first."""
-    scored = [(*_evidence(node, other), node, other) for node in nodes for other in others]
+    scored = [(*_evidence(node, other, places), node, other) for node in nodes for other in others]
     scored = sorted((one for one in scored if one[0] > 0), key=lambda one: -one[0])
     pairs, taken = [], set()
     for _score, reason, node, other in scored:
@@ -90,24 +138,52 @@ def _pairs(nodes: list[Any], others: list[Any]) -> list[tuple[Any, Any, str]]:
     return pairs
 
 
-def _evidence(node: Any, other: Any) -> tuple[float, str]:
+def _groups(images: list[Any], others: list[Any], places: dict[int, _Place]) -> list[tuple[Any, list[Any], str]]:
+    """Each image with all of the others that are its own. What may be of several images is of none."""
+    under = {places[id(image)].item: image for image in images}
+    beside: dict[int, list[Any]] = {}
+    for image in images:
+        beside.setdefault(places[id(image)].above, []).append(image)
+    groups: dict[int, list[tuple[Any, str]]] = {id(image): [] for image in images}
+    for other in others:
+        place = places[id(other)]
+        near = beside.get(place.above, []) if place.above else []
+        if place.of_image:
+            owner, reason = under[place.above], _("placed under it")
+        elif len(near) == 1:
+            owner, reason = near[0], _("same study or folder")
+        else:
+            owner, reason = _namesake(other, near or images), _("names alike")
+        if owner is not None:
+            groups[id(owner)].append((other, reason))
+    return [
+        (image, [other for other, _reason in own], ", ".join(dict.fromkeys(reason for _other, reason in own)))
+        for image in images
+        if (own := groups[id(image)])
+    ]
+
+
+def _namesake(other: Any, images: list[Any]) -> Any:
+    """The one image that is called most alike; None where there is none, or more than one."""
+    scored = [(similarity(image.GetName(), other.GetName()), image) for image in images]
+    most = max((score for score, _image in scored), default=0.0)
+    likest = [image for score, image in scored if score == most]
+    return likest[0] if most >= _ALIKE and len(likest) == 1 else None
+
+
+def _evidence(node: Any, other: Any, places: dict[int, _Place]) -> tuple[float, str]:
     """How sure it is that two nodes are of one case, 0 for not at all, and why."""
     alike = similarity(node.GetName(), other.GetName())
     if other.IsA("vtkMRMLSegmentationNode"):
         drawn_on = other.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
         if drawn_on is node:
-            return 3 + alike, _("drawn on it")
-    if _folder(node) and _folder(node) == _folder(other):
+            return 4 + alike, _("drawn on it")
+    mine, its = places[id(node)], places[id(other)]
+    if its.of_image:
+        return (3 + alike, _("placed under it")) if its.above == mine.item else (0.0, "")
+    if mine.above and mine.above == its.above:
         return 2 + alike, _("same study or folder")
     return (alike, _("names alike")) if alike >= _ALIKE else (0.0, "")
-
-
-def _folder(node: Any) -> int:
-    """The subject hierarchy item that a node stands under; 0 for none of its own."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
-    parent = hierarchy.GetItemParent(item) if item else 0
-    return 0 if not parent or parent == hierarchy.GetSceneItemID() else int(parent)
 
 
 def similarity(one: str, other: str) -> float:

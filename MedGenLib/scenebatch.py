@@ -152,7 +152,9 @@ def cases_of(operation: dict[str, Any]) -> list[dict[str, Any]]:
     leading = next((role for role in roles if role["name"] == reference_role(roles)), None)
     if leading is None:
         return []
-    found = matching.proposals({"name": "cases", "roles": roles}, [])
+    # Nobody looks at what is found before it is used: markups of which a case may have any number are not guessed.
+    pool = {"name": "cases", "roles": [role for role in roles if not role["many"]], "needs": (), "may": ()}
+    found = matching.proposals(pool, [])
     complete = {id(proposal.case.values[leading["name"]]): proposal.case.values for proposal in found}
     return [complete.get(id(node), {leading["name"]: node}) for node in matching.candidates(leading, roles)]
 

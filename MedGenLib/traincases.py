@@ -130,13 +130,21 @@ class TrainCases(Room):
         if found:
             lines = [f"• {text}" for text in found[:_SHOWN]]
             lines += [_("… and {n} more").format(n=len(found) - _SHOWN)] if len(found) > _SHOWN else []
-            self.proposal_text.text = "\n".join([_("{n} found:").format(n=len(found)), *lines])
+            self.proposal_text.text = "\n".join([self._count(pool), *lines])
         else:
             self.proposal_text.text = _(
                 "Nothing more was found that belongs together: put it into one study, or name it alike."
             )
         self.accept.setVisible(bool(found))
         self.proposal.setVisible(True)
+
+    def _count(self, pool: dict[str, Any]) -> str:
+        found = len(self._proposals)
+        labelled = sum(trainingcases.is_labelled(pool, proposal.case) for proposal in self._proposals)
+        if labelled in (0, found):
+            return _("{n} found:").format(n=found)
+        words = _("{n} found, {labelled} with labels and {rest} without:")
+        return words.format(n=found, labelled=labelled, rest=found - labelled)
 
     def _on_accept(self, checked: bool = False) -> None:
         found = [proposal.case for proposal in self._proposals]
@@ -171,9 +179,10 @@ class CaseTable:
         layout.addWidget(self.table)
         row = qt.QHBoxLayout()
         self.add, self.match = qt.QPushButton(_("Add case")), qt.QPushButton(_("Add all matching…"))
-        self.match.setToolTip(
-            _("Look for volumes, segmentations and markups of one study or of like names; you see them before.")
-        )
+        help = _("Look for volumes, segmentations and markups of one study or of like names; you see them before.")
+        if trainingcases.takes_unlabelled(pool):
+            help += " " + _("Images for which no labels are found join as cases without.")
+        self.match.setToolTip(help)
         self.optional = qt.QCheckBox(_("Optional columns"))
         self.optional.setVisible(any(role["optional"] for role in pool["roles"]))
         self.add.connect("clicked(bool)", self._on_add)

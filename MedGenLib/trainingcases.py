@@ -26,7 +26,7 @@ from MedGenLib.scratch import file_stem
 _KEY = "training cases"  # of the parameter node's text, and what its node references begin with
 _NODES = "nodes.json"  # beside the files: which node each was written from
 _SAID = {"": "", "none": "", "yes": "yes", "no": "no", "true": "yes", "false": "no"}  # what a script may say
-_MARKUPS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
+MARKUPS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
 
 
 @dataclass
@@ -109,7 +109,7 @@ def labels(pool: dict[str, Any]) -> list[dict[str, Any]]:
 def can_be_none(role: dict[str, Any]) -> bool:
     """Whether “there is none” can be said of a role without a node: an empty file of markups says it."""
     several = role["many"] or role["kind"] == "Points"
-    return bool(role["may_be_empty"] and role["kind"] in _MARKUPS and several)
+    return bool(role["may_be_empty"] and role["kind"] in MARKUPS and several)
 
 
 def is_labelled(pool: dict[str, Any], case: TrainingCase) -> bool:

@@ -94,6 +94,10 @@ def test_every_volume_of_a_scene_is_a_case_with_what_belongs_to_it(scene: Any, t
     assert found == [{"image": first}, {"image": second, "mask": drawn}]
     # A case that lacks what it needs is there all the same, for the batch to note.
     assert {"image": first} in scenebatch.cases_of({**OPERATION, "inputs": [IMAGE, MASK]})
+    # Of roles that take any number of markups, nobody has said which are a case's.
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Head 1")
+    boxes = {**IMAGE, "name": "boxes", "kind": "Box", "many": True, "optional": True}
+    assert {"image": first} in scenebatch.cases_of({**OPERATION, "inputs": [IMAGE, boxes]})
 
 
 def test_a_scene_that_cannot_be_read_and_a_hollow_volume_do_not_stop_the_others(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 import qt
 import slicer
 import slicer_standin
+from boot import subject_hierarchy_item
 from boundary_tools import picture, roi
 from panel_tools import ROOT
 from window_tools import four_views, opened
@@ -27,6 +28,7 @@ from MedGenLib import jobqueue, trainingcases
 from MedGenLib.errors import RunError
 from MedGenLib.logic import MedGenLogic
 from MedGenLib.parameters import Parameters
+from MedGenLib.selftest import add_volume
 from MedGenLib.trainingcases import TrainingCase
 
 TINY = {"updates": 2, "short_edge": 48, "long_edge": 64, "width": 8, "validate_every": 2, "regions": 20}
@@ -105,6 +107,62 @@ def test_a_frame_that_was_looked_at_and_shows_no_tool_is_learnt_from_as_such(
     options: dict[str, Any] = {"settings": TINY, "tier": "smoke", "name": "tools", "in_process": True}
     model = panel.logic.process("tool-detection", "train", cases=cases_of(panel), **options)["model"]
     assert "Labelled frames: 2" in (model / "docs" / "README.md").read_text()
+
+
+def test_frames_with_and_without_boxes_are_added_by_two_clicks(
+    table_of: Callable[..., tuple[Any, Any]], tmp_path: Path, pictures: Path
+) -> None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    images = [picture(f"Frame {number}", number) for number in range(1, 6)]
+    names = (["forceps", "knife"], ["forceps_1"], ["forceps_2", "hook", "hook_1"])
+    boxes = [[roi(name, (5, 5, 40, 40)) for name in own] for own in names]
+    for image, own in zip(images, boxes, strict=False):
+        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), f"Folder of {image.GetName()}")
+        for node in (image, *own):
+            subject_hierarchy_item(node, folder)
+    add_volume("CT")
+    panel, table = table_of("tool-detection", "frames")
+    (room,) = [room for room in panel.rooms if hasattr(room, "tables")]
+    table.match.click()
+    assert room.proposal_text.text.splitlines() == [
+        "5 found, 3 with labels and 2 without:",
+        "• “Frame 1” + “forceps” + “knife” (same study or folder)",
+        "• “Frame 2” + “forceps_1” (same study or folder)",
+        "• “Frame 3” + “forceps_2” + “hook” + “hook_1” (same study or folder)",
+        "• “Frame 4” (without labels)",
+        "• “Frame 5” (without labels)",
+    ]
+    assert cases_of(panel) == []  # nothing is used unasked
+    slicer.app.layout_manager.picture(panel.body, pictures / "frames_proposed.png")
+    room.accept.click()
+    assert [case.values["image"] for case in cases_of(panel)] == [[image] for image in images]
+    assert [case.values.get("boxes") for case in cases_of(panel)] == [*boxes, None, None]
+    assert [row["labelled"].checked for row in table.rows] == [True, True, True, False, False]
+    assert [table.rows[number]["boxes"].checkedNodes() for number in range(3)] == boxes
+    slicer.app.layout_manager.picture(panel.body, pictures / "frames_added.png")
+    found = frames_of(exported(panel, tmp_path / "inputs"), tmp_path / "run")
+    assert [(frame.labelled, len(frame.boxes)) for frame in found] == [
+        (True, 2),
+        (True, 1),
+        (True, 3),
+        (False, 0),
+        (False, 0),
+    ]
+    table.match.click()
+    assert "Nothing more was found" in room.proposal_text.text and not room.accept.visible
+
+
+def test_many_frames_without_labels_are_counted_and_not_all_listed(table_of: Callable[..., tuple[Any, Any]]) -> None:
+    for number in range(1, 13):
+        picture(f"Frame {number}", number)
+    panel, table = table_of("few-shot-dag", "radiographs")
+    (room,) = [room for room in panel.rooms if hasattr(room, "tables")]
+    table.match.click()
+    lines = room.proposal_text.text.splitlines()
+    assert lines[0] == "12 found:" and lines[-1] == "… and 4 more" and len(lines) == 10
+    assert "Images for which no labels are found" in table.match.toolTip
+    room.accept.click()
+    assert len(cases_of(panel)) == 12 and trainingcases.why_not(panel.training, cases_of(panel)) == ""
 
 
 def test_the_tick_says_what_it_means(table_of: Callable[..., tuple[Any, Any]]) -> None:

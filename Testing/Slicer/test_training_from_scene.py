@@ -16,6 +16,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed")
 import slicer
 import slicer_standin
 from boot import subject_hierarchy_item
+from boundary_tools import picture, roi
 from panel_tools import ROOT, SLUG, home, stub_catalog, until  # noqa: F401
 from window_tools import four_views, opened
 
@@ -32,6 +33,11 @@ MODULE = ROOT / "MedGenSegmentation" / "MedGenSegmentation.py"
 ROLE = {"dims": "3D", "modality": None, "units": None, "many": False, "optional": False, "same_grid": False}
 IMAGE = {**ROLE, "name": "image", "kind": "Image", "help": "", "reference": False, "may_be_empty": False}
 MASK = {**IMAGE, "name": "mask", "kind": "Mask"}
+
+
+BOXES = {**ROLE, "name": "boxes", "kind": "Box", "dims": "2D", "help": "", "reference": False, "may_be_empty": True}
+BOXES |= {"many": True}
+FRAME = {**IMAGE, "dims": "2D"}
 
 
 def pool(name: str, *roles: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -307,6 +313,160 @@ def test_nodes_of_one_study_belong_together_and_results_of_ours_do_not_count(sce
     assert all(one.case.values["mask"].GetName().startswith("Thing") for one in found)
     assert found[0].reason == "same study or folder"
     assert matching.proposals(pool("cases", IMAGE, MASK), [one.case for one in found]) == []
+
+
+def boxed(*names: str) -> list[Any]:
+    """ROIs of these names, at the top of the subject hierarchy."""
+    rois = [roi(name, (5, 5, 40, 40)) for name in names]
+    for node in rois:
+        subject_hierarchy_item(node)
+    return rois
+
+
+def folder(name: str, *nodes: Any) -> int:
+    """A folder of the subject hierarchy with these nodes."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
+    for node in nodes:
+        subject_hierarchy_item(node, item)
+    return int(item)
+
+
+def test_all_boxes_in_the_folder_of_one_image_are_its_own(scene: Any) -> None:
+    slicer_standin.start()
+    frames, forceps = (
+        [picture("Frame 1"), picture("Frame 2"), picture("Alone 3")],
+        boxed("forceps", "forceps_1", "knife"),
+    )
+    folder("A", frames[0], forceps[0], forceps[2])
+    folder("B", frames[1], forceps[1])
+    found = matching.proposals(pool("frames", FRAME, BOXES), [])
+    assert [(one.case.values["image"], one.case.values["boxes"]) for one in found] == [
+        (frames[0], [forceps[0], forceps[2]]),
+        (frames[1], [forceps[1]]),
+    ]
+    assert found[0].text() == "“Frame 1” + “forceps” + “knife” (same study or folder)"
+    assert [one.case.values["image"] for one in matching.proposals(pool("frames", FRAME, BOXES), [found[0].case])] == [
+        frames[1]
+    ]
+
+
+def test_boxes_in_a_folder_of_several_images_are_told_apart_by_nothing_but_their_names(scene: Any) -> None:
+    slicer_standin.start()
+    frames, boxes = [picture("Frame 1"), picture("Frame 2")], boxed("forceps", "Frame 2", "Frame 1 label")
+    picture("forceps")
+    folder("A", *frames, *boxes)
+    needs = pool("frames", FRAME, BOXES)
+    found = matching.proposals(needs, [])
+    assert [(one.case.values["image"], one.case.values["boxes"], one.reason) for one in found] == [
+        (frames[0], [boxes[2]], "names alike"),
+        (frames[1], [boxes[1]], "names alike"),
+    ]  # and not “forceps” for the image of that name, which stands elsewhere
+    frames[1].SetName("Frame 1")
+    assert [one.case.values["image"] for one in matching.proposals(needs, [])] == []  # both are called so
+    # A frame that is in a case already counts all the same: the boxes may be that one's.
+    frames[1].SetName("Frame 2")
+    used = TrainingCase("frames", {"image": [frames[0]], "boxes": [boxes[2]]})
+    assert [one.case.values["boxes"] for one in matching.proposals(needs, [used])] == [[boxes[1]]]
+
+
+def test_boxes_in_no_folder_go_by_name(scene: Any) -> None:
+    slicer_standin.start()
+    frame, boxes = picture("Frame 1"), boxed("Frame 1", "forceps")
+    picture("Frame 2")
+    (found,) = matching.proposals(pool("frames", FRAME, BOXES), [])
+    assert found.case.values == {"image": frame, "boxes": [boxes[0]]} and found.reason == "names alike"
+
+
+def test_what_stands_under_an_image_is_that_images_and_no_others(scene: Any) -> None:
+    slicer_standin.start()
+    frames, boxes = [picture("Frame 1"), picture("Frame 2")], boxed("forceps", "forceps_1", "Frame 2")
+    study = folder("Study", *frames, boxes[2])
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    items = [hierarchy.GetItemByDataNode(node) for node in frames]
+    for node in boxes[:2]:
+        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), items[1])
+    (found,) = matching.proposals(pool("frames", FRAME, BOXES), [])
+    assert found.case.values == {"image": frames[1], "boxes": boxes}
+    assert found.reason == "placed under it, names alike"
+
+    points = {**BOXES, "name": "points", "kind": "Points", "many": False}
+    lists = [scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in ("List 2", "Frame 1", "Frame 2")]
+    for node, parent in zip(lists, (items[0], items[1], study), strict=True):
+        subject_hierarchy_item(node, parent)
+    found_points = matching.proposals(pool("frames", FRAME, points), [])
+    assert [(one.case.values["points"], one.reason) for one in found_points] == [
+        (lists[0], "placed under it"),
+        (lists[1], "placed under it"),
+    ]
+    taken = TrainingCase("frames", {"image": [frames[1]]})
+    scene.RemoveNode(lists[0])
+    scene.RemoveNode(lists[2])
+    assert (
+        matching.proposals(pool("frames", FRAME, points), [taken]) == []
+    )  # “Frame 1” is the other's, whatever its name
+
+
+def test_what_a_segmentation_was_drawn_on_is_surer_than_where_it_stands(scene: Any) -> None:
+    slicer_standin.start()
+    volumes = [add_volume("CT 1"), add_volume("CT 2")]
+    drawings = [add_drawing(volumes[0], name="CT 1 mask"), add_drawing(volumes[0], name="CT 2 mask")]
+    drawings[0].RemoveNodeReferenceIDs(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+    items = [subject_hierarchy_item(volume) for volume in volumes]
+    for drawing in drawings:
+        subject_hierarchy_item(drawing, items[1])
+    found = matching.proposals(pool("cases", IMAGE, MASK), [])
+    assert [(one.case.values["image"], one.case.values["mask"], one.reason) for one in found] == [
+        (volumes[0], drawings[1], "drawn on it"),
+        (volumes[1], drawings[0], "placed under it"),
+    ]
+
+
+def test_boxes_beside_a_frame_and_a_volume_are_not_taken_for_the_frames(scene: Any) -> None:
+    slicer_standin.start()
+    frame, (box,) = picture("Frame 1"), boxed("forceps")
+    folder("A", frame, add_volume("CT"), box)
+    (found,) = matching.proposals(pool("frames", FRAME, BOXES, needs=["labelled"]), [])
+    assert found.case.values == {"image": frame} and found.reason == "without labels"
+
+
+def test_optional_boxes_are_found_and_images_without_them_are_complete(scene: Any) -> None:
+    slicer_standin.start()
+    frames, (box,) = [picture("Frame 1"), picture("Frame 2")], boxed("panel")
+    folder("A", frames[1], box)
+    found = matching.proposals(pool("pictures", FRAME, {**BOXES, "optional": True}), [])
+    assert [(one.case.values, one.reason) for one in found] == [
+        ({"image": frames[0]}, ""),
+        ({"image": frames[1], "boxes": [box]}, "same study or folder"),
+    ]
+
+
+def test_images_without_labels_are_found_where_a_pool_takes_them_and_no_volume_as_a_frame(scene: Any) -> None:
+    slicer_standin.start()
+    first, bare, drawn = picture("Frame 1"), picture("Frame 2"), boxed("forceps")
+    grey = add_volume("Frame 3")
+    slicer.util.updateVolumeFromArray(grey, slicer.util.arrayFromVolume(grey)[:1].copy())
+    folder("A", first, *drawn)
+    ct = add_volume("CT 4")
+    scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Hollow")
+    found = matching.proposals(pool("frames", FRAME, BOXES, may=["labelled"]), [])
+    assert [(one.case.values["image"], one.reason) for one in found] == [
+        (first, "same study or folder"),
+        (bare, "without labels"),
+        (grey, "without labels"),
+    ]
+    assert found[1].case.values == {"image": bare} and found[1].case.labelled == ""
+    assert [one.case.values["image"] for one in matching.proposals(pool("frames", FRAME, BOXES), [])] == [first]
+    volumes = matching.proposals(pool("volumes", IMAGE, MASK, needs=["labelled"]), [])
+    assert ct in [one.case.values["image"] for one in volumes]
+
+
+def test_what_is_half_labelled_counts_as_without_labels(scene: Any) -> None:
+    slicer_standin.start()
+    volume = add_volume("CT 1")
+    add_drawing(volume)
+    (found,) = matching.proposals(pool("cases", IMAGE, MASK, BOXES, needs=["labelled"]), [])
+    assert found.case.values == {"image": volume} and found.reason == "without labels"
 
 
 def test_two_image_roles_are_told_apart_by_their_modality(scene: Any) -> None:
