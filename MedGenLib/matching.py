@@ -6,6 +6,7 @@ What is found is proposed with its reason, never used unasked. No Qt.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -58,7 +59,8 @@ def proposals(pool: dict[str, Any], taken: list[TrainingCase]) -> list[Proposal]
             continue
         others = [node for node in candidates(role, pool["roles"]) if id(node) not in used]
         places = _places(images, others)
-        pairs = _groups(images, others, places) if role["many"] else _pairs(free, others, places)
+        crowd = Counter(places[id(image)].above for image in images)
+        pairs = _groups(images, others, places) if role["many"] else _pairs(free, others, places, crowd)
         for node, other, reason in pairs:
             if id(node) in partners:
                 partners[id(node)][role["name"]] = (other, reason)
@@ -126,15 +128,17 @@ def _places(images: list[Any], others: list[Any]) -> dict[int, _Place]:
     return found
 
 
-def _pairs(nodes: list[Any], others: list[Any], places: dict[int, _Place]) -> list[tuple[Any, Any, str]]:
-    """Each node with at most one of the others, the surest pairs first."""
-    scored = [(*_evidence(node, other, places), node, other) for node in nodes for other in others]
+def _pairs(
+    images: list[Any], others: list[Any], places: dict[int, _Place], crowd: Counter[int]
+) -> list[tuple[Any, Any, str]]:
+    """Each image with at most one of the others, the surest pairs first."""
+    scored = [(*_evidence(image, other, places, crowd), image, other) for image in images for other in others]
     scored = sorted((one for one in scored if one[0] > 0), key=lambda one: -one[0])
     pairs, taken = [], set()
-    for _score, reason, node, other in scored:
-        if id(node) not in taken and id(other) not in taken:
-            taken |= {id(node), id(other)}
-            pairs.append((node, other, reason))
+    for _score, reason, image, other in scored:
+        if id(image) not in taken and id(other) not in taken:
+            taken |= {id(image), id(other)}
+            pairs.append((image, other, reason))
     return pairs
 
 
@@ -171,8 +175,9 @@ def _namesake(other: Any, images: list[Any]) -> Any:
     return likest[0] if most >= _ALIKE and len(likest) == 1 else None
 
 
-def _evidence(node: Any, other: Any, places: dict[int, _Place]) -> tuple[float, str]:
-    """How sure it is that two nodes are of one case, 0 for not at all, and why."""
+def _evidence(node: Any, other: Any, places: dict[int, _Place], crowd: Counter[int]) -> tuple[float, str]:
+    """How sure it is that an image and another node are of one case, 0 for not at all, and why. crowd: how many images
+    stand under an item; where there are several, standing beside one says nothing, and names or numbers must."""
     alike = similarity(node.GetName(), other.GetName())
     if other.IsA("vtkMRMLSegmentationNode"):
         drawn_on = other.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
@@ -181,7 +186,8 @@ def _evidence(node: Any, other: Any, places: dict[int, _Place]) -> tuple[float, 
     mine, its = places[id(node)], places[id(other)]
     if its.of_image:
         return (3 + alike, _("placed under it")) if its.above == mine.item else (0.0, "")
-    if mine.above and mine.above == its.above:
+    told = crowd[mine.above] == 1 or alike >= _ALIKE or _same_numbers(node.GetName(), other.GetName())
+    if mine.above and mine.above == its.above and told:
         return 2 + alike, _("same study or folder")
     return (alike, _("names alike")) if alike >= _ALIKE else (0.0, "")
 
@@ -196,6 +202,11 @@ def similarity(one: str, other: str) -> float:
     if not any(words):
         return 1.0 if numbers[0] else 0.0
     return SequenceMatcher(None, *words).ratio()
+
+
+def _same_numbers(one: str, other: str) -> bool:
+    mine, theirs = ([int(token) for token in _tokens(name) if token.isdigit()] for name in (one, other))
+    return bool(mine) and mine == theirs
 
 
 def _tokens(name: str) -> list[str]:

@@ -407,6 +407,24 @@ def test_what_stands_under_an_image_is_that_images_and_no_others(scene: Any) -> 
     )  # “Frame 1” is the other's, whatever its name
 
 
+def test_in_a_folder_of_several_images_a_list_goes_by_its_name_or_number(scene: Any) -> None:
+    slicer_standin.start()
+    frames = [picture("Frame 1"), picture("Frame 2"), picture("Evening")]
+    points = {**BOXES, "name": "points", "kind": "Points", "many": False}
+    lists = [scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in ("Sutures 2", "Evening", "Others")]
+    folder("Surgery", *frames, *lists)
+    found = matching.proposals(pool("frames", FRAME, points), [])
+    assert [(one.case.values["image"], one.case.values["points"]) for one in found] == [
+        (frames[2], lists[1]),
+        (frames[1], lists[0]),
+    ]
+    alone = picture("Noon")
+    folder("Another", alone, lists[2])
+    assert {"image": alone, "points": lists[2]} in [
+        one.case.values for one in matching.proposals(pool("frames", FRAME, points), [])
+    ]
+
+
 def test_what_a_segmentation_was_drawn_on_is_surer_than_where_it_stands(scene: Any) -> None:
     slicer_standin.start()
     volumes = [add_volume("CT 1"), add_volume("CT 2")]
