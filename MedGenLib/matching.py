@@ -6,7 +6,7 @@ What is found is proposed with its reason, never used unasked. No Qt.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -17,7 +17,9 @@ from MedGenLib.export import NODE_CLASSES
 from MedGenLib.i18n import _
 from MedGenLib.load import provenance_of
 from MedGenLib.plan import as_list, reference_role
-from MedGenLib.trainingcases import MARKUPS, TrainingCase, labels, subject_of, takes_unlabelled
+from MedGenLib.trainingcases import MARKUPS, TrainingCase, can_be_none, labels, subject_of, takes_unlabelled
+
+Crowd = dict[int, list[list[int]]]  # item of the subject hierarchy -> the numbers in the name of each image under it
 
 _ALIKE = 0.6  # names that share less are of different cases
 # Words that say what a node is, not whose it is.
@@ -51,7 +53,7 @@ def proposals(pool: dict[str, Any], taken: list[TrainingCase]) -> list[Proposal]
     used = {id(node) for case in taken for value in case.values.values() for node in as_list(value)}
     images = candidates(leading, pool["roles"])
     free = [node for node in images if id(node) not in used]
-    if takes_unlabelled(pool) and leading["dims"] == "2D":  # nothing else would keep a CT from being one
+    if leading["dims"] == "2D":  # where no label is needed, nothing else would keep a CT from being one
         free = [node for node in free if _is_single_slice(node)]
     partners: dict[int, dict[str, tuple[Any, str]]] = {id(node): {} for node in free}
     for role in roles:
@@ -59,7 +61,9 @@ def proposals(pool: dict[str, Any], taken: list[TrainingCase]) -> list[Proposal]
             continue
         others = [node for node in candidates(role, pool["roles"]) if id(node) not in used]
         places = _places(images, others)
-        crowd = Counter(places[id(image)].above for image in images)
+        crowd: Crowd = defaultdict(list)
+        for image in images:
+            crowd[places[id(image)].above].append(_numbers(image.GetName()))
         pairs = _groups(images, others, places) if role["many"] else _pairs(free, others, places, crowd)
         for node, other, reason in pairs:
             if id(node) in partners:
@@ -69,7 +73,8 @@ def proposals(pool: dict[str, Any], taken: list[TrainingCase]) -> list[Proposal]
     for node in free:
         own = partners[id(node)]
         if needed <= set(own):
-            complete.append(_proposal(pool, node, own))
+            none = [role["name"] for role in roles if role["name"] not in own and can_be_none(role)]
+            complete.append(_proposal(pool, node, own, *(_("without {role}").format(role=name) for name in none)))
         elif takes_unlabelled(pool):  # what is half labelled is not learnt from
             rest = {name: pair for name, pair in own.items() if name not in needed}
             unlabelled.append(_proposal(pool, node, rest, _("without labels")))
@@ -129,7 +134,7 @@ def _places(images: list[Any], others: list[Any]) -> dict[int, _Place]:
 
 
 def _pairs(
-    images: list[Any], others: list[Any], places: dict[int, _Place], crowd: Counter[int]
+    images: list[Any], others: list[Any], places: dict[int, _Place], crowd: Crowd
 ) -> list[tuple[Any, Any, str]]:
     """Each image with at most one of the others, the surest pairs first."""
     scored = [(*_evidence(image, other, places, crowd), image, other) for image in images for other in others]
@@ -175,9 +180,10 @@ def _namesake(other: Any, images: list[Any]) -> Any:
     return likest[0] if most >= _ALIKE and len(likest) == 1 else None
 
 
-def _evidence(node: Any, other: Any, places: dict[int, _Place], crowd: Counter[int]) -> tuple[float, str]:
-    """How sure it is that an image and another node are of one case, 0 for not at all, and why. crowd: how many images
-    stand under an item; where there are several, standing beside one says nothing, and names or numbers must."""
+def _evidence(node: Any, other: Any, places: dict[int, _Place], crowd: Crowd) -> tuple[float, str]:
+    """How sure it is that an image and another node are of one case, 0 for not at all, and why. crowd: the numbers in
+    the names of the images under an item; where there are several, standing beside one says nothing: a name that is
+    alike must, or a number that only one of them has."""
     alike = similarity(node.GetName(), other.GetName())
     if other.IsA("vtkMRMLSegmentationNode"):
         drawn_on = other.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
@@ -186,9 +192,11 @@ def _evidence(node: Any, other: Any, places: dict[int, _Place], crowd: Counter[i
     mine, its = places[id(node)], places[id(other)]
     if its.of_image:
         return (3 + alike, _("placed under it")) if its.above == mine.item else (0.0, "")
-    told = crowd[mine.above] == 1 or alike >= _ALIKE or _same_numbers(node.GetName(), other.GetName())
-    if mine.above and mine.above == its.above and told:
-        return 2 + alike, _("same study or folder")
+    if mine.above and mine.above == its.above:
+        near, numbers = crowd[mine.above], _numbers(node.GetName())
+        numbered = numbers and numbers == _numbers(other.GetName()) and near.count(numbers) == 1
+        if len(near) == 1 or alike >= _ALIKE or numbered:
+            return 2 + alike, _("same study or folder")
     return (alike, _("names alike")) if alike >= _ALIKE else (0.0, "")
 
 
@@ -204,9 +212,8 @@ def similarity(one: str, other: str) -> float:
     return SequenceMatcher(None, *words).ratio()
 
 
-def _same_numbers(one: str, other: str) -> bool:
-    mine, theirs = ([int(token) for token in _tokens(name) if token.isdigit()] for name in (one, other))
-    return bool(mine) and mine == theirs
+def _numbers(name: str) -> list[int]:
+    return [int(token) for token in _tokens(name) if token.isdigit()]
 
 
 def _tokens(name: str) -> list[str]:

@@ -211,11 +211,13 @@ def put_in_split(cases: list[TrainingCase], number: int, split: str) -> None:
 def put_value(cases: list[TrainingCase], number: int, role: str, value: Any, pool: dict[str, Any]) -> None:
     """Choose what a case holds for a role, None for nothing; a subject that was read off a node follows the node.
 
-    That it is labelled, or not, was said of what was there, and is forgotten with it.
+    That it is labelled, or not, was said of what was there, and is forgotten with it; but not that it is not, while
+    boxes come and go beside others: more of them make nothing finished.
     """
     case = cases[number]
     first_image = role == reference_role(pool["roles"]) and not as_list(case.values.get(role))
-    if not first_image and _ids(value) != _ids(case.values.get(role)):
+    old, new = _ids(case.values.get(role)), _ids(value)
+    if not first_image and new != old and not (case.labelled == "no" and new & old):
         case.labelled = ""
     before = [node for node in as_list(case.values.get(role)) if hasattr(node, "GetID")]
     follows = not case.subject or any(subject_of(node) == case.subject for node in before)

@@ -12,7 +12,8 @@ INTRODUCTION = """# Claims
 
 Each paper claims something. A claim is registered before it is run (`Testing/Claims/registrations`): arms, one budget
 for all that are trained, measures, comparisons with their margins, and which seeds tune and which report. Then it is
-run, and what came out stands here, whatever it is. Every row is kept in `Testing/Claims/results`.
+run, and what came out stands here, whatever it is. Every row is kept in `Testing/Claims/results`; where rows were
+replaced, the remark says why, and the history of that folder has the old ones.
 
 A comparison *holds* when the whole 95 % confidence interval (Student's, over the paired differences of the reporting
 seeds) is in its favour, *does not hold* when none of it is, and is *undecided* when zero lies inside: with a handful of
@@ -69,6 +70,8 @@ def _arms(registration: Registration, table: dict[tuple[int, str], dict[str, flo
         if several:
             seconds += " on " + " and ".join(dict.fromkeys(row["device"] for row in kept if row["arm"] == arm.name))
         what = f"{arm.name} ({arm.role}): {arm.what}"
+        if len(there) < len(seeds):
+            what += f" ({len(there)} of the seeds)"
         lines.append(f"| {what} | {arm.updates or '–'} | {' | '.join(cells)} | {seconds} |")
     explained = "; ".join(f"{name}: {text}" for name, text in registration.measures.items())
     return [*lines, "", f"Mean ± standard deviation over {len(seeds)} seeds. {explained}.", ""]

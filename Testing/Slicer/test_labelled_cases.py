@@ -191,6 +191,12 @@ def test_what_was_said_by_hand_is_forgotten_with_what_it_was_said_of(table_of: C
     assert cases_of(panel)[0].labelled == "no"
     trainingcases.write(panel.parameters(), cases_of(panel))
     assert cases_of(panel)[0].labelled == "no" and not row["labelled"].checked
+    second = roi("hook", (10, 10, 30, 30))
+    choose_boxes(table, 0, box, second)
+    assert cases_of(panel)[0].labelled == "no"  # one box more makes nothing finished
+    choose_boxes(table, 0, roi("fork", (20, 20, 30, 30)))
+    assert cases_of(panel)[0].labelled == ""  # nothing is left of what it was said of
+    row["labelled"].click()
     row["image"].setCurrentNode(picture("Another"))
     assert cases_of(panel)[0].labelled == "" and row["labelled"].checked
 

@@ -418,6 +418,10 @@ def test_in_a_folder_of_several_images_a_list_goes_by_its_name_or_number(scene: 
         (frames[2], lists[1]),
         (frames[1], lists[0]),
     ]
+    frames += [picture("Morning 2")]
+    folder("Surgery", *frames, *lists)  # the number is of two of them now
+    found = matching.proposals(pool("frames", FRAME, points), [])
+    assert [one.case.values["image"] for one in found] == [frames[2]]
     alone = picture("Noon")
     folder("Another", alone, lists[2])
     assert {"image": alone, "points": lists[2]} in [
@@ -454,9 +458,11 @@ def test_optional_boxes_are_found_and_images_without_them_are_complete(scene: An
     folder("A", frames[1], box)
     found = matching.proposals(pool("pictures", FRAME, {**BOXES, "optional": True}), [])
     assert [(one.case.values, one.reason) for one in found] == [
-        ({"image": frames[0]}, ""),
+        ({"image": frames[0]}, "without boxes"),
         ({"image": frames[1], "boxes": [box]}, "same study or folder"),
     ]
+    add_volume("CT")
+    assert len(matching.proposals(pool("pictures", FRAME, {**BOXES, "optional": True}), [])) == 2
 
 
 def test_images_without_labels_are_found_where_a_pool_takes_them_and_no_volume_as_a_frame(scene: Any) -> None:
