@@ -133,9 +133,7 @@ def _places(images: list[Any], others: list[Any]) -> dict[int, _Place]:
     return found
 
 
-def _pairs(
-    images: list[Any], others: list[Any], places: dict[int, _Place], crowd: Crowd
-) -> list[tuple[Any, Any, str]]:
+def _pairs(images: list[Any], others: list[Any], places: dict[int, _Place], crowd: Crowd) -> list[tuple[Any, Any, str]]:
     """Each image with at most one of the others, the surest pairs first."""
     scored = [(*_evidence(image, other, places, crowd), image, other) for image in images for other in others]
     scored = sorted((one for one in scored if one[0] > 0), key=lambda one: -one[0])
