@@ -433,6 +433,9 @@ def test_unfit_cohorts_are_refused_in_a_sentence(tmp_path: Path) -> None:
         METHOD.estimate(TRAIN, [scene(1, sacs=0)], train_config(), run)
     with pytest.raises(UserError, match="“margin” = 12 leaves nothing of a window of 16 voxels"):
         window_side(16, 12)
+    for refuse in (METHOD.apply, lambda case, *rest: METHOD.estimate(APPLY, [case], *rest)):
+        with pytest.raises(UserError, match="“margin” = 40 leaves nothing of a window"):
+            refuse(Case({"image": scene(1)["image"]}), apply_config(margin=40), run, blind())
 
 
 @pytest.mark.parametrize(("points", "words"), [(2, "has no length"), (1, "does not have its two points")])

@@ -30,9 +30,9 @@ The paper's own code was never published. Where the text is silent:
   middles and sizes in mm are the same to a fraction of a voxel. A finding's confidence is its highest probability, its
   radius that of the sphere of its volume.
 
-Beyond the paper, for speed: windows may be larger than the patches, and those whose brightest voxel lies below a
-percentile of the volume may be skipped (`skip`). The model keeps the percentile that the dimmest aneurysm of its
-training reaches, and a run that skips above it says so.
+Beyond the paper, for speed: windows whose brightest voxel is below a percentile of the volume may be skipped (`skip`).
+The model keeps the percentile that the dimmest aneurysm of its training reaches, and a run that skips above it says so.
+Windows may be larger than the patches, but a network of small patches knows their borders: it then finds more falsely.
 
 Several processes (docs/several-gpus.md) share the patches of an update out; batch normalisation sees each
 process's own.
@@ -307,8 +307,8 @@ class AneurysmDetection(Method):
             "Find candidate aneurysms in an angiogram.",
             ApplyConfig,
             {
-                "smoke": {"window": 32, "margin": 4},
-                "demo": {"window": 32, "margin": 4, "skip": 95.0, "threshold": 0.6},
+                "smoke": {"margin": 2},
+                "demo": {"margin": 2, "skip": 95.0},
                 "paper": {},
             },
         ),

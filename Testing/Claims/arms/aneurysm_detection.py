@@ -96,7 +96,8 @@ def _trained(cases: list[Case], config: TrainConfig, run: Run) -> tuple[Maps, Ta
 
     def maps(volume: MarkedVolume, image: Image) -> tuple[Tensor, Affine]:
         grid = working_grid(image, config.voxel)
-        return look_through(network, volume, grid, 32, 4, 0.0, run)[0], grid_affine(grid, image.affine)
+        found, _, _ = look_through(network, volume, grid, config.patch, config.patch // 6, 0.0, run)
+        return found, grid_affine(grid, image.affine)
 
     def taker(images: Tensor) -> Tensor:
         with torch.inference_mode():
