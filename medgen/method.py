@@ -112,7 +112,7 @@ class Pool:
     one_case: it holds exactly one row (a reference, an example). An operation whose pools are all so can be filled from
     nodes, one selector for each pool's roles.
     needs: reserved columns ("task", "domain", "labelled") that every row must fill.
-    may: those that a row may fill and that the method heeds; "labelled": the panel offers cases without labels.
+    may: those that a row may fill and that change what is learnt; "labelled": the panel offers cases without labels.
     """
 
     name: str

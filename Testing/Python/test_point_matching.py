@@ -74,6 +74,7 @@ def test_a_radius_of_0_is_refused() -> None:
         matched(np.zeros((1, 2)), np.zeros((1, 2)), 0.0)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("radius", [6.0, 1e6])
 def test_a_thousand_against_a_thousand_take_at_most_a_fifth_of_a_second(radius: float) -> None:
     rng = np.random.default_rng(0)
