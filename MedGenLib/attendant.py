@@ -48,7 +48,7 @@ def _tell_person(job: QueuedJob, events: list[Event]) -> None:
         made = job.results
         names = [node.GetName() for node in results.nodes_of(made)]
         names += [value.name for value in made.values() if isinstance(value, Path)]
-        words = _("MedGen, {title}: done, see {names}.").format(title=job.title, names=", ".join(names))
+        words = results.end_of(_("MedGen, {title}").format(title=job.title), names, made)
         changes = job.run.changes if job.run is not None else []
         slicer.util.showStatusMessage(" ".join([words, *changes]), 5000)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ from typing import Any
 import slicer
 
 from medgen.errors import CANCELLED
-from MedGenLib import provenance
+from MedGenLib import looks, provenance
 from MedGenLib.errors import RunError
 from MedGenLib.i18n import _
-from MedGenLib.load import stamp
+from MedGenLib.load import MARKUP_KINDS, read_nodes
 from MedGenLib.plan import WITHOUT_NODE, Plan, as_list, reference_role, roles_of
 from MedGenLib.runs import Event, MedGenRun, provenance_at, result_files
-from MedGenLib.scratch import all_or_nothing
-from MedGenLib.sequences import browser_of, export_sequence, join_sequence
+from MedGenLib.scratch import all_or_nothing, scratch_scene
+from MedGenLib.sequences import browser_of, export_sequence, join_nodes, join_sequence
 
 
 def leading_image(operation: dict[str, Any], inputs: dict[str, Any]) -> Any:
@@ -181,10 +182,13 @@ class FramesRun(MedGenRun):
                         results[role["name"]] = [self._keep_outside(path, role["kind"]) for path in paths]
                         continue
                     first = len(joined)
-                    for files in self._files_of(role):
-                        joined.append(self._join(files, role, lead, browser))
-                    if nodes := joined[first:]:
-                        results[role["name"]] = nodes if role["many"] else nodes[0]
+                    for node in self._join_role(role, lead, browser):
+                        joined.append(node)  # one by one: those that have joined must leave when the next cannot
+                    nodes = joined[first:]
+                    if role["many"] and any(role["name"] in given for given in self._given):
+                        results[role["name"]] = nodes
+                    elif nodes:
+                        results[role["name"]] = nodes[0]
             except BaseException:
                 for node in joined:
                     browser.RemoveSynchronizedSequenceNode(browser.GetSequenceNode(node).GetID())
@@ -202,26 +206,46 @@ class FramesRun(MedGenRun):
                 found[number].append((file, frame))
         return found
 
-    def _join(self, files: list[tuple[Path, int]], role: dict[str, Any], lead: Any, browser: Any) -> Any:
-        reference = slicer.mrmlScene.GetNodeByID(self._reference_id) if self._reference_id else None
-        values = [self._index_values[frame] for _path, frame in files]
-        paths = [self._given[frame][role["name"]] for _path, frame in files]
+    def _markups_of(self, role: dict[str, Any]) -> list[list[tuple[Any, int]]]:
+        """For each sequence that a role of many markups gives: their nodes, in no scene, and the frames' numbers. What
+        has the same name in several frames, and is there the how many-th of it, is one sequence."""
+        found: dict[tuple[str, int], list[tuple[Any, int]]] = {}
+        with scratch_scene() as scratch:
+            for frame, given in enumerate(self._given):
+                files = result_files(given[role["name"]], role) if role["name"] in given else []
+                before = Counter[str]()
+                for file in files:
+                    for node in read_nodes(file, role["kind"], scratch, may_be_empty=role["may_be_empty"]):
+                        if node.IsA("vtkMRMLMarkupsROINode"):
+                            looks.describe_box(node)
+                        name = node.GetName()
+                        found.setdefault((name, before[name]), []).append((node, frame))
+                        before[name] += 1
+        return list(found.values())
+
+    def _join_role(self, role: dict[str, Any], lead: Any, browser: Any) -> Iterator[Any]:
+        """The node of each sequence that a role gives, as soon as that plays."""
+        name = self._node_name(role, self.reference)
+        if role["many"] and role["kind"] in MARKUP_KINDS:
+            for found in self._markups_of(role):
+                nodes, frames = [node for node, _frame in found], [frame for _node, frame in found]
+                own = nodes[0].GetName() or name  # a box is called as its class
+                yield join_nodes(nodes, name=own, proxy=lead, browser=browser, **self._said_of(role, frames))
+            return
+        for files in self._files_of(role):
+            paths, frames = [path for path, _frame in files], [frame for _path, frame in files]
+            options = {"proxy": lead, "browser": browser, **self._said_of(role, frames)}
+            yield join_sequence(paths, kind=role["kind"], name=name, **options)
+
+    def _said_of(self, role: dict[str, Any], frames: list[int]) -> dict[str, Any]:
+        """Where in the browser the results of frames belong, and how they came to be."""
+        paths = [self._given[frame][role["name"]] for frame in frames]
         records = [provenance.complete(provenance_at(path), self.context) for path in paths]
         # The files and the time differ: those are for each frame's own node to say.
         common = {key: value for key, value in records[0].items() if all(one.get(key) == value for one in records)}
         common |= {key: self.context[key] for key in ("inputs",) if self.context}
-        node = join_sequence(
-            [path for path, _frame in files],
-            values,
-            role["kind"],
-            self._node_name(role, reference),
-            proxy=lead,
-            browser=browser,
-            provenance=common,
-        )
-        for value, record in zip(values, records, strict=True):
-            stamp(browser.GetSequenceNode(node).GetDataNodeAtValue(value), record)
-        return node
+        values = [self._index_values[frame] for frame in frames]
+        return {"index_values": values, "provenance": common, "records": records}
 
 
 def _sequence_of(node: Any, browser: Any) -> Any:

@@ -59,13 +59,14 @@ def missing(node: Any) -> list[str]:
     return [node.GetNthControlPointLabel(n) for n in range(node.GetNumberOfControlPoints()) if n not in there]
 
 
-def add(points: Any, voxel: float) -> list[Any]:
-    """Give points in a scene their halos; the model and its display, or nothing where no point has a confidence."""
-    if not least_certain(points):
+def add(points: Any, voxel: float, played: bool = False) -> list[Any]:
+    """Give points in a scene their halos; the model and its display, or nothing where no point has a confidence.
+    played: through the node of a sequence, another frame of which may have points with one."""
+    if not least_certain(points) and not played:
         return []
     scene = points.GetScene()
-    points.SetAttribute(SIZE, f"{max(voxel, 0.1):.6g}")
     model = scene.AddNewNodeByClass("vtkMRMLModelNode", _("{name} confidence").format(name=points.GetName()))
+    model.SetAttribute(SIZE, f"{max(voxel, 0.1):.6g}")  # not on the points: another frame brings its own attributes
     model.SetSelectable(False)
     model.CreateDefaultDisplayNodes()
     display = model.GetDisplayNode()
@@ -89,7 +90,7 @@ def update(points: Any) -> None:
     model = of(points)
     if model is None:
         return
-    voxel = float(points.GetAttribute(SIZE) or 1.0)
+    voxel = float(model.GetAttribute(SIZE) or 1.0)
     balls = vtk.vtkAppendPolyData()
     for number in least_certain(points):
         sure = min(1.0, max(0.0, confidence_of(points, number) or 0.0))

@@ -16,7 +16,7 @@ from MedGenLib.errors import BoundaryError
 from MedGenLib.i18n import _
 from MedGenLib.scratch import all_or_nothing, scratch_scene
 
-_MARKUP_KINDS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
+MARKUP_KINDS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
 _TABLE_KINDS = ("Matrix", "Table", "Plot")
 PROVENANCE_PREFIX = "MedGen."
 
@@ -99,7 +99,7 @@ def _read(path: Path, kind: str, scratch: Any, reference: Any, may_be_empty: boo
         return [frames.read_png(path, reference) if path.suffix.lower() == ".png" else _read_volume(path, scratch)]
     if kind == "Mask":
         return [segmentations.read(path, scratch)]
-    if kind in _MARKUP_KINDS:
+    if kind in MARKUP_KINDS:
         return markups.read(path, scratch, may_be_empty)
     if kind in _TABLE_KINDS:
         return [tables.read_csv(path)]

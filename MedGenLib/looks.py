@@ -53,7 +53,7 @@ def _dress(node: Any, role: dict[str, Any], reference: Any, slug: str) -> list[A
         _name_box(node)
     elif node.IsA("vtkMRMLMarkupsFiducialNode"):
         node.SetLocked(False)
-        return halos.add(node, halos.voxel_of(reference))
+        return halos.add(node, halos.voxel_of(reference), played=browser_of(node) is not None)
     elif node.IsA("vtkMRMLTableNode") and role["kind"] == "Plot":
         return _plot(node, reference)
     return []
@@ -130,8 +130,8 @@ def _tell_apart(node: Any) -> None:
         known.add(colour)
 
 
-def _name_box(node: Any) -> None:
-    """A ROI says of what class it is and how sure the method was: its point's label and description are not seen."""
+def describe_box(node: Any) -> None:
+    """Let a ROI say of what class it is and how sure the method was: its point's label and description are not seen."""
     if node.GetNumberOfControlPoints() == 0:
         return
     kind = node.GetNthControlPointLabel(0)
@@ -139,8 +139,15 @@ def _name_box(node: Any) -> None:
     stamp(node, {"class": kind} if confidence is None else {"class": kind, "confidence": confidence})
     sure = "" if confidence is None else _(", confidence {value:.2f}").format(value=confidence)
     node.SetDescription(f"{kind}{sure}")
-    display = node.GetDisplayNode()
+
+
+def _name_box(node: Any) -> None:
+    display, played = node.GetDisplayNode(), browser_of(node) is not None
+    if not played:  # else each frame's own node says what it is
+        describe_box(node)
     if display is not None:
+        # In a frame without the box a handle would stay, at the origin; and what is dragged goes with the frame.
+        display.SetHandlesInteractive(not played and display.GetHandlesInteractive())
         display.SetPropertiesLabelVisibility(True)
         display.SetFillVisibility(False)
     node.SetLocked(False)

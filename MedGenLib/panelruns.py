@@ -192,8 +192,7 @@ class PanelRuns(Choices):
         results.show(found, run.reference)
         for words in run.merged.said if run.merged is not None else []:
             self.run.log.appendPlainText(words)
-        names = ", ".join(f"“{name}”" for name in said)
-        words = _("{title}: done, see {names}.").format(title=_title_of(run), names=names)
+        words = results.end_of(_title_of(run), [f"“{name}”" for name in said], found)
         words = " ".join([words, *run.changes])
         self.run.end(words)
         self._give_way(words)

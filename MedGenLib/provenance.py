@@ -122,9 +122,16 @@ def tag_segment(segment: Any, record: Record) -> None:
 def record_of(node: Any) -> Record:
     """What a node says of how it came to be; empty when it is no result of ours."""
     record: Record = {}
-    for key, text in provenance_of(node).items():
+    for key, text in provenance_of(_bearer(node)).items():
         record[key] = text if key in _TEXTS else _value(text)
     return record if "method" in record else {}
+
+
+def _bearer(node: Any) -> Any:
+    """What bears the record of a node: itself, or, while a frame that has nothing of it is shown, its sequence."""
+    browser = None if node.GetAttribute("MedGen.method") else browser_of(node)
+    sequence = None if browser is None else browser.GetSequenceNode(node)
+    return node if sequence is None else sequence
 
 
 def record_of_segment(segment: Any) -> Record:
@@ -164,7 +171,7 @@ def _outputs() -> Iterator[Output]:
     scene = slicer.mrmlScene
     for number in range(scene.GetNumberOfNodes()):
         node = scene.GetNthNode(number)
-        if node.GetAttribute("MedGen.run") and not node.IsA("vtkMRMLSequenceNode"):
+        if not node.IsA("vtkMRMLSequenceNode") and _bearer(node).GetAttribute("MedGen.run"):
             record = record_of(node)
             if record:
                 yield Output(node, record)

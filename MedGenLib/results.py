@@ -8,12 +8,21 @@ import slicer
 import slicer.util
 
 from MedGenLib import halos, looks
+from MedGenLib.i18n import _
 
 
 def nodes_of(results: dict[str, Any]) -> list[Any]:
     """The nodes among a run's results."""
     values = [item for value in results.values() for item in (value if isinstance(value, list) else [value])]
     return [value for value in values if hasattr(value, "GetID")]
+
+
+def end_of(title: str, names: list[str], results: dict[str, Any]) -> str:
+    """How a run is said to have ended well: what it gave, or that there was nothing to find."""
+    if names:
+        return _("{title}: done, see {names}.").format(title=title, names=", ".join(names))
+    empty = any(value == [] for value in results.values())
+    return (_("{title}: done, nothing was found.") if empty else _("{title}: done.")).format(title=title)
 
 
 def show(results: dict[str, Any], background: Any) -> None:
@@ -59,6 +68,8 @@ def _place_of(node: Any, segment: str) -> Any:
     if node.IsA("vtkMRMLMarkupsFiducialNode"):
         placed = halos.placed(node)
         return node.GetNthControlPointPositionWorld(placed[0]) if placed else None
+    if node.IsA("vtkMRMLMarkupsNode") and node.GetNumberOfControlPoints() == 0:
+        return None  # its bounds would be those of the origin
     bounds = [0.0] * 6
     node.GetRASBounds(bounds)
     return [(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)] if bounds[0] <= bounds[1] else None

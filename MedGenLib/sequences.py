@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def join_sequence(
     browser: Any = None,
     scene: Any = None,
     provenance: dict[str, Any] | None = None,
+    records: list[dict[str, Any]] | None = None,
 ) -> Any:
     """Load one result a frame as a new sequence that the input's browser plays in step.
 
@@ -108,11 +109,30 @@ def join_sequence(
         browser: the sequence browser; the first one that `proxy` belongs to when None.
         scene: the scene; `slicer.mrmlScene` when None.
         provenance: set as attributes of every frame, the sequence and the new node.
+        records: the same for each frame alone, before what `provenance` says.
     Returns:
         The new proxy node.
     Raises:
         BoundaryError: a file is unreadable, or the input belongs to no browser; the scene has not changed.
     """
+    options: dict[str, Any] = {"proxy": proxy, "browser": browser, "scene": scene}
+    with scratch_scene() as scratch:
+        nodes = (_read_one(Path(path), kind, name, scratch, proxy) for path in paths)
+        return join_nodes(nodes, index_values, name, provenance=provenance, records=records, **options)
+
+
+def join_nodes(
+    nodes: Iterable[Any],
+    index_values: list[str],
+    name: str,
+    *,
+    proxy: Any,
+    browser: Any = None,
+    scene: Any = None,
+    provenance: dict[str, Any] | None = None,
+    records: list[dict[str, Any]] | None = None,
+) -> Any:
+    """As `join_sequence`, of nodes that are in no scene: each frame's copy is named and described as its node."""
     scene = slicer.mrmlScene if scene is None else scene
     browser = browser_of(proxy) if browser is None else browser
     if browser is None:
@@ -121,8 +141,13 @@ def join_sequence(
                 name=proxy.GetName()
             )
         )
-    with scratch_scene() as scratch, all_or_nothing(scene):
-        sequence = _read_sequence(paths, index_values, kind, name, browser, proxy, scratch, provenance or {})
+    with all_or_nothing(scene):
+        sequence = _sequence_like(browser.GetMasterSequenceNode())
+        for node, value, record in zip(nodes, index_values, records or [{}] * len(index_values), strict=True):
+            stamp(node, {**(provenance or {}), **record})
+            sequence.SetDataNodeAtValue(node, value)
+            sequence.GetDataNodeAtValue(value).SetDescription(node.GetDescription())  # Slicer's copy goes without
+        stamp(sequence, provenance or {})
         sequence.SetName(scene.GenerateUniqueName(name))
         scene.AddNode(sequence)
         browser.AddSynchronizedSequenceNode(sequence)
@@ -142,33 +167,24 @@ def join_sequence(
     return result
 
 
-def _read_sequence(
-    paths: list[Path],
-    index_values: list[str],
-    kind: str,
-    name: str,
-    browser: Any,
-    proxy: Any,
-    scratch: Any,
-    provenance: dict[str, Any],
-) -> Any:
-    """A new sequence, in no scene, of one node a file, counted as the browser's master sequence is."""
-    master = browser.GetMasterSequenceNode()
+def _read_one(path: Path, kind: str, name: str, scratch: Any, proxy: Any) -> Any:
+    """The only node of a file, in no scene."""
+    nodes = read_nodes(path, kind, scratch, proxy)
+    if len(nodes) != 1:
+        raise BoundaryError(
+            _("{path} holds {count} markups where one was expected; split the file.").format(
+                path=path, count=len(nodes)
+            )
+        )
+    nodes[0].SetName(name)
+    return nodes[0]
+
+
+def _sequence_like(master: Any) -> Any:
+    """A new sequence, in no scene and without frames, counted as another one is."""
     sequence = slicer.vtkMRMLSequenceNode()
     for copied in ("IndexName", "IndexUnit", "IndexType", "NumericIndexValueTolerance"):
         getattr(sequence, f"Set{copied}")(getattr(master, f"Get{copied}")())
-    for path, value in zip(paths, index_values, strict=True):
-        nodes = read_nodes(Path(path), kind, scratch, proxy)
-        if len(nodes) != 1:
-            raise BoundaryError(
-                _("{path} holds {count} markups where one was expected; split the file.").format(
-                    path=path, count=len(nodes)
-                )
-            )
-        nodes[0].SetName(name)
-        stamp(nodes[0], provenance)
-        sequence.SetDataNodeAtValue(nodes[0], value)
-    stamp(sequence, provenance)
     return sequence
 
 

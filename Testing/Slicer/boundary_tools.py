@@ -186,6 +186,26 @@ def picture(name: str = "Figure", seed: int = 1) -> Any:
     return volume(array, LPS, name)
 
 
+def video(frames: list[np.ndarray]) -> Any:
+    """The node that shows the first of some colour frames (rows, columns, 3) of a sequence, a second apart."""
+    scene = slicer.mrmlScene
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Video")
+    for second, frame in enumerate(frames):
+        node = volume(frame[None], LPS, "frame")
+        sequence.SetDataNodeAtValue(node, str(second))
+        scene.RemoveNode(node)
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    go_to(browser, 0)
+    return browser.GetProxyNode(sequence)
+
+
+def go_to(browser: Any, number: int) -> None:
+    """Let a browser show a frame."""
+    browser.SetSelectedItemNumber(number)
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+
+
 def roi(name: str, box: tuple[float, float, float, float]) -> Any:
     """A ROI around pixels (left, upper, right, lower edge) of the picture, RAS mm."""
     x1, y1, x2, y2 = box
