@@ -62,7 +62,7 @@ def prepare(
         reference: the node on whose grid the results lie.
         name, on_event: as for `MedGenRun`.
     Raises:
-        BoundaryError: a frame cannot be written.
+        BoundaryError: a frame cannot be written. RunError: a frame lacks an input that others have.
     """
     lead = leading_image(plan.operation, inputs)
     browser = browser_of(lead)
@@ -78,7 +78,11 @@ def prepare(
             frames = export_sequence(
                 node, folder / "frames", role["name"], role["kind"], browser=browser, log=log, **options
             )
-            for given, value in zip(files, values, strict=True):
+            blank = browser.GetMissingItemMode(played) == browser.MissingItemSetToDefault
+            for count, (given, value) in enumerate(zip(files, values, strict=True), start=1):
+                if blank and played.GetItemNumberFromIndexValue(value, True) < 0:
+                    words = _("Frame {count} has no “{name}”; choose what every frame has, or run frame by frame.")
+                    raise RunError(words.format(name=node.GetName(), count=count))
                 # A sequence with fewer frames holds its last one until the next, as the browser plays it.
                 number = max(0, played.GetItemNumberFromIndexValue(value, False))
                 given[role["name"]][position] = str(frames[number].path)

@@ -21,7 +21,7 @@ seeds that is no proof of the contrary. Phantoms are not patients: what holds he
 phantoms what the paper reports on its own data, no more. This page is made by `Testing/Claims/run --report`.
 
 All arms of a seed together, on one core of two that were both busy (AMD EPYC with AVX-512 BF16, 2026-11-27; seed 1, of
-aneurysm-detection a reporting seed; `OMP_NUM_THREADS=1 Testing/Claims/run SLUG --seeds 1`, `--full` arms not among them):
+aneurysm-detection a reporting seed; `OMP_NUM_THREADS=1 Testing/Claims/run SLUG --seeds 1`, without `--full`):
 aneurysm-detection 645 s, compound-figures 743 s, few-shot-dag 762 s, suture-cross-domain 320 s, suture-heatmap 756 s,
 tool-detection 738 s.
 """

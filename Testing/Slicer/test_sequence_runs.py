@@ -123,6 +123,9 @@ def test_inputs_without_frames_serve_every_frame(heart: Any, tmp_path: Path) -> 
         for number in range(3)
     ]
     assert len({one.out for one in run._plans}) == 3
+    browser.SetMissingItemMode(slow, browser.MissingItemSetToDefault)  # the browser shows none there: as we join ours
+    with pytest.raises(RunError, match="Frame 3 has no “Slow”; choose what every frame has"):
+        frameruns.prepare(plan, tmp_path / "2", inputs, name="", reference=None, log=pytest.fail, on_event=None)
 
 
 def test_a_failure_half_way_leaves_the_scene_as_it_was(heart: Any, monkeypatch: pytest.MonkeyPatch) -> None:
