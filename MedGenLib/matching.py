@@ -15,9 +15,9 @@ import slicer
 
 from MedGenLib.export import NODE_CLASSES
 from MedGenLib.i18n import _
-from MedGenLib.load import provenance_of
+from MedGenLib.load import MARKUP_KINDS, provenance_of
 from MedGenLib.plan import as_list, reference_role
-from MedGenLib.trainingcases import MARKUPS, TrainingCase, can_be_none, labels, subject_of, takes_unlabelled
+from MedGenLib.trainingcases import TrainingCase, can_be_none, labels, subject_of, takes_unlabelled
 
 Crowd = dict[int, list[list[int]]]  # item of the subject hierarchy -> the numbers in the name of each image under it
 
@@ -46,7 +46,7 @@ def proposals(pool: dict[str, Any], taken: list[TrainingCase]) -> list[Proposal]
     Complete ones; behind them, where the pool takes cases without labels, the images for which none were found.
     """
     roles = [role for role in pool["roles"] if role["kind"] in NODE_CLASSES]
-    roles = [role for role in roles if not role["many"] or role["kind"] in MARKUPS]
+    roles = [role for role in roles if not role["many"] or role["kind"] in MARKUP_KINDS]
     leading = next((role for role in roles if role["name"] == reference_role(pool["roles"])), None)
     if leading is None:
         return []

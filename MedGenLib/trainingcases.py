@@ -19,6 +19,7 @@ from medgen.splits import SPLITS, split_subjects
 from MedGenLib.errors import BoundaryError, MedGenLibError, RunError, plain
 from MedGenLib.export import NODE_CLASSES
 from MedGenLib.i18n import _
+from MedGenLib.load import MARKUP_KINDS
 from MedGenLib.parameters import Parameters
 from MedGenLib.plan import as_list, cell, export_group, reference_role
 from MedGenLib.scratch import file_stem
@@ -26,7 +27,6 @@ from MedGenLib.scratch import file_stem
 _KEY = "training cases"  # of the parameter node's text, and what its node references begin with
 _NODES = "nodes.json"  # beside the files: which node each was written from
 _SAID = {"": "", "none": "", "yes": "yes", "no": "no", "true": "yes", "false": "no"}  # what a script may say
-MARKUPS = ("Points", "Line", "Curve", "Plane", "Box", "Sphere")
 
 
 @dataclass
@@ -109,7 +109,7 @@ def labels(pool: dict[str, Any]) -> list[dict[str, Any]]:
 def can_be_none(role: dict[str, Any]) -> bool:
     """Whether “there is none” can be said of a role without a node: an empty file of markups says it."""
     several = role["many"] or role["kind"] == "Points"
-    return bool(role["may_be_empty"] and role["kind"] in MARKUPS and several)
+    return bool(role["may_be_empty"] and role["kind"] in MARKUP_KINDS and several)
 
 
 def is_labelled(pool: dict[str, Any], case: TrainingCase) -> bool:
