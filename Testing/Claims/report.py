@@ -22,8 +22,8 @@ phantoms what the paper reports on its own data, no more. This page is made by `
 
 All arms of a seed together, on one core of two that were both busy (AMD EPYC with AVX-512 BF16, 2026-11-27; tuning seed
 1, of aneurysm-detection the reporting seeds; `OMP_NUM_THREADS=1 Testing/Claims/run SLUG --seeds 1`, without `--full`):
-aneurysm-detection 610 to 715 s, compound-figures 743 s, few-shot-dag 762 s, suture-cross-domain 320 s, suture-heatmap 756 s,
-tool-detection 738 s.
+aneurysm-detection 610 to 715 s, compound-figures 743 s, few-shot-dag 762 s, suture-cross-domain 320 s,
+suture-heatmap 756 s, tool-detection 738 s.
 """
 
 
