@@ -35,7 +35,8 @@ import dicom_tools as make
 WORDS = [sys.executable, str(ROOT / "Testing" / "StandIn" / "headless.py"), str(ROOT / "MedGenLib" / "MedGenBatch.py")]
 PRIVATE = (*make.NAME.split("^"), make.ID, make.BIRTH)
 INVERT = ("--operation", "invert", "--workers", 1)
-IMAGE = {"name": "image", "kind": "Image", "many": False, "optional": False, "reference": False, "modality": None}
+IMAGE = {"name": "image", "kind": "Image", "dims": None, "many": False, "optional": False, "reference": False}
+IMAGE |= {"modality": None, "may_be_empty": False}
 MASK = {**IMAGE, "name": "mask", "kind": "Mask"}
 OPERATION = {"name": "apply", "title": "Apply", "scope": "case", "inputs": [IMAGE]}
 
