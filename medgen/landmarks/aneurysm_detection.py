@@ -273,7 +273,7 @@ _FOUND = Role("aneurysms", Kind.SPHERE, "The candidates as spheres", many=True, 
 _QUICK: dict[str, Any] = {"voxel": 1.0, "patch": 16, "batch_size": 8, "distortion": 3.3, "shift": 4.0, "apart": 10.0}
 _QUICK |= {"learning_rate": 5e-3, "schedule": "cosine"}
 _SMOKE = {"width": 4, "updates": 150, "vessel_patches": 30, "tissue_patches": 20}
-_DEMO = {"width": 4, "updates": 2200, "validate_every": 550}
+_DEMO = {"width": 4, "updates": 4400, "validate_every": 1100}
 
 
 class AneurysmDetection(Method):
