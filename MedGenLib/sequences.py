@@ -86,39 +86,21 @@ def export_sequence(
         return [Frame(publish(path, Path(folder)), value) for path, value in written]
 
 
-def join_sequence(
-    paths: list[Path],
-    index_values: list[str],
-    kind: str,
-    name: str,
-    *,
-    proxy: Any,
-    browser: Any = None,
-    scene: Any = None,
-    provenance: dict[str, Any] | None = None,
-    records: list[dict[str, Any]] | None = None,
-) -> Any:
+def join_sequence(paths: list[Path], index_values: list[str], kind: str, name: str, *, proxy: Any, **where: Any) -> Any:
     """Load one result a frame as a new sequence that the input's browser plays in step.
 
     Args:
         paths: result files, in order.
-        index_values: the index value of each, as `export_sequence` gave them.
         kind: what the files hold.
-        name: name of the new sequence and of the node that shows its current frame.
-        proxy: the input node, whose browser the result joins and beside which it is put.
-        browser: the sequence browser; the first one that `proxy` belongs to when None.
-        scene: the scene; `slicer.mrmlScene` when None.
-        provenance: set as attributes of every frame, the sequence and the new node.
-        records: the same for each frame alone, before what `provenance` says.
+        index_values, name, proxy, where: as for `join_nodes`.
     Returns:
         The new proxy node.
     Raises:
-        BoundaryError: a file is unreadable, or the input belongs to no browser; the scene has not changed.
+        BoundaryError: as there, or a file is unreadable; the scene has not changed.
     """
-    options: dict[str, Any] = {"proxy": proxy, "browser": browser, "scene": scene}
     with scratch_scene() as scratch:
         nodes = (_read_one(Path(path), kind, name, scratch, proxy) for path in paths)
-        return join_nodes(nodes, index_values, name, provenance=provenance, records=records, **options)
+        return join_nodes(nodes, index_values, name, proxy=proxy, **where)
 
 
 def join_nodes(
@@ -132,7 +114,23 @@ def join_nodes(
     provenance: dict[str, Any] | None = None,
     records: list[dict[str, Any]] | None = None,
 ) -> Any:
-    """As `join_sequence`, of nodes that are in no scene: each frame's copy is named and described as its node."""
+    """Make nodes that are in no scene a new sequence that the input's browser plays in step; each frame's copy is named
+    and described as its node.
+
+    Args:
+        nodes: one a frame, in order.
+        index_values: the index value of each, as `export_sequence` gave them.
+        name: name of the new sequence and of the node that shows its current frame.
+        proxy: the input node, whose browser the result joins and beside which it is put.
+        browser: the sequence browser; the first one that `proxy` belongs to when None.
+        scene: the scene; `slicer.mrmlScene` when None.
+        provenance: set as attributes of every frame, the sequence and the new node.
+        records: the same for each frame alone, before what `provenance` says.
+    Returns:
+        The new proxy node.
+    Raises:
+        BoundaryError: the input belongs to no browser; the scene has not changed.
+    """
     scene = slicer.mrmlScene if scene is None else scene
     browser = browser_of(proxy) if browser is None else browser
     if browser is None:

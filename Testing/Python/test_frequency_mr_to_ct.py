@@ -674,8 +674,10 @@ def test_pairs_that_are_no_mr_and_ct_are_refused(
 def test_a_z_scored_mr_is_no_ct() -> None:
     case = case_of()
     mr = case["mr"].data
+    plain = Pair.prepare(case, train_config(), lambda message: None)
     case.values["mr"].data = (mr - mr.mean()) / mr.std()
-    Pair.prepare(case, train_config(), lambda message: None)
+    scored = Pair.prepare(case, train_config(), lambda message: None)
+    torch.testing.assert_close(scored.stack, plain.stack, rtol=0, atol=1e-4)  # nor does its scale change anything
 
 
 def test_padding_and_metal_count_as_the_ends_of_the_range_and_the_log_says_so() -> None:

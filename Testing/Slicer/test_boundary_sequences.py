@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import slicer.util
-from boundary_tools import OBLIQUE, assert_same_voxels_in_world, noise, rotation, scene_state, translation
+from boundary_tools import OBLIQUE, assert_same_voxels_in_world, go_to, noise, rotation, scene_state, translation
 
 from MedGenLib.errors import BoundaryError
 from MedGenLib.export import export_node
@@ -46,17 +46,12 @@ def proxy(scene: Any) -> Any:
     master = sequence("Heart", [detached_volume(array, OBLIQUE) for array in arrays()])
     browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Browser")
     browser.SetAndObserveMasterSequenceNodeID(master.GetID())
-    select(browser, 0)
+    go_to(browser, 0)
     return browser.GetProxyNode(master)
 
 
-def select(browser: Any, number: int) -> None:
-    browser.SetSelectedItemNumber(number)
-    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
-
-
 def test_all_frames_come_out_in_order(scene: Any, tmp_path: Path, proxy: Any) -> None:
-    select(browser_of(proxy), 1)
+    go_to(browser_of(proxy), 1)
     before = scene_state(scene)
     frames = export_sequence(proxy, tmp_path, "image", "Image", log=pytest.fail)
     assert scene_state(scene) == before
@@ -68,7 +63,7 @@ def test_all_frames_come_out_in_order(scene: Any, tmp_path: Path, proxy: Any) ->
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_current_frame_is_the_one_the_browser_shows(scene: Any, tmp_path: Path, proxy: Any, number: int) -> None:
-    select(browser_of(proxy), number)
+    go_to(browser_of(proxy), number)
     (frame,) = export_sequence(proxy, tmp_path, "image", "Image", frames="current", log=pytest.fail)
     assert frame.index_value == TIMES[number]
     assert_same_voxels_in_world(frame.path, arrays()[number], OBLIQUE)
@@ -86,7 +81,7 @@ def test_each_frame_has_the_parent_transform_of_its_own_time(scene: Any, tmp_pat
     moving = sequence("Tracker", transforms)
     browser = browser_of(proxy)
     browser.AddSynchronizedSequenceNode(moving)
-    select(browser, 1)
+    go_to(browser, 1)
     outer = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Table")
     outer.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(rotation(x=90)))
     browser.GetProxyNode(moving).SetAndObserveTransformNodeID(outer.GetID())
@@ -119,7 +114,7 @@ def test_results_play_in_the_browser_of_their_input(scene: Any, tmp_path: Path, 
     assert (joined.GetIndexName(), joined.GetIndexUnit()) == ("time", "s")
     assert result.GetAttribute("MedGen.method") == "m" and joined.GetAttribute("MedGen.seed") == "7"
     for number in (2, 0, 1):
-        select(browser, number)
+        go_to(browser, number)
         expected = arrays()[number] > 100
         if kind == "Image":
             found = slicer.util.arrayFromVolume(result) > 0
@@ -142,12 +137,12 @@ def test_joined_result_has_a_display_of_its_own(scene: Any, tmp_path: Path, prox
 
 def test_result_of_one_frame_shows_at_its_own_time_only(scene: Any, tmp_path: Path, proxy: Any) -> None:
     browser = browser_of(proxy)
-    select(browser, 1)
+    go_to(browser, 1)
     result = join_sequence(write_results(tmp_path, 1), TIMES[1:2], "Mask", "Result", proxy=proxy)
     assert result.GetSegmentation().GetNumberOfSegments() == 1
-    select(browser, 2)
+    go_to(browser, 2)
     assert result.GetSegmentation().GetNumberOfSegments() == 0
-    select(browser, 1)
+    go_to(browser, 1)
     assert result.GetSegmentation().GetNumberOfSegments() == 1
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
+from boundary_tools import go_to
 from panel_tools import ROOT, SLUG, home, node_count, stub_catalog, until  # noqa: F401
 
 from MedGenLib import again, frameruns, provenance, takeback
@@ -42,18 +43,13 @@ def add_sequence(name: str, frames: list[np.ndarray]) -> Any:
     return sequence
 
 
-def select(browser: Any, number: int) -> None:
-    browser.SetSelectedItemNumber(number)
-    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
-
-
 @pytest.fixture
 def heart(scene: Any, home: Path) -> Any:  # noqa: F811
     """The node that shows the current frame, the second of three."""
     sequence = add_sequence("Heart", [frame(number) for number in range(3)])
     browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Browser")
     browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
-    select(browser, 1)
+    go_to(browser, 1)
     return browser.GetProxyNode(sequence)
 
 
@@ -74,7 +70,7 @@ def test_every_frame_gives_a_frame_of_a_sequence_in_the_same_browser(heart: Any)
     sequence = browser.GetSequenceNode(found)
     assert [sequence.GetNthIndexValue(n) for n in range(sequence.GetNumberOfDataNodes())] == TIMES
     for number in (2, 0, 1):
-        select(browser, number)
+        go_to(browser, number)
         assert np.array_equal(slicer.util.arrayFromVolume(found), frame(number).max() - frame(number))
         assert np.array_equal(slicer.util.arrayFromVolume(heart), frame(number))
     files = [provenance_of(sequence.GetNthDataNode(number))["inputs"] for number in range(3)]
@@ -84,13 +80,13 @@ def test_every_frame_gives_a_frame_of_a_sequence_in_the_same_browser(heart: Any)
 
 def test_masks_of_every_frame_inside_this_python(heart: Any) -> None:
     logic = MedGenLogic()
-    select(browser_of(heart), 0)
+    go_to(browser_of(heart), 0)
     logic.process(SLUG, "train", {"image": heart, "mask": add_drawing(heart)}, name="ball", in_process=True)
     events: list[dict[str, Any]] = []
     options = {"model": "ball", "frames": "all", "in_process": True, "on_event": events.append}
     result = logic.process(SLUG, "apply", {"image": heart}, **options)["mask"]
     for number in (1, 2):
-        select(browser_of(heart), number)
+        go_to(browser_of(heart), number)
         assert dice(labels_of(result, heart), np.roll(ball(), number, axis=2)) == 1
     stages = [event["stage"] for event in events if event["event"] == "progress" and "segment" in event["stage"]]
     assert stages == [f"frame {number} of 3, segment" for number in (1, 2, 3)]
@@ -112,7 +108,7 @@ def test_inputs_without_frames_serve_every_frame(heart: Any, tmp_path: Path) -> 
     browser = browser_of(heart)
     slow = add_sequence("Slow", [frame(5), frame(6)])
     browser.AddSynchronizedSequenceNode(slow)
-    select(browser, 1)
+    go_to(browser, 1)
     inputs = {"fixed": add_volume("Fixed"), "image": heart, "slow": browser.GetProxyNode(slow)}
     assert frameruns.leading_image(operation, inputs) is heart
     plan = Plan({"slug": SLUG}, operation, tmp_path / "out", {role: [f"{role}.nrrd"] for role in inputs})
@@ -260,7 +256,7 @@ def test_a_run_of_all_frames_is_taken_back_whole_and_repeated_exactly(heart: Any
 
     history = takeback.History()
     history.remember("Invert", run.added)
-    select(browser, 2)  # another frame in the node that shows it is no edit
+    go_to(browser, 2)  # another frame in the node that shows it is no edit
     assert history.edited() == []
     frames.GetNthDataNode(0).GetImageData().GetPointData().GetScalars().SetComponent(0, 0, -5)
     assert history.edited() == ["Heart inverted"]
@@ -271,7 +267,7 @@ def test_a_run_of_all_frames_is_taken_back_whole_and_repeated_exactly(heart: Any
 
     wanted, notes = again.request(record)
     assert wanted["frames"] == "all" and wanted["inputs"] == {"image": heart} and notes == []
-    select(browser, 0)  # which frame is shown does not matter
+    go_to(browser, 0)  # which frame is shown does not matter
     assert again.request(record)[0]["inputs"] == {"image": heart}
     browser.GetMasterSequenceNode().GetNthDataNode(2).SetOrigin(1, 2, 3)
     with pytest.raises(RunError, match="“Heart”, has changed"):
